@@ -1,0 +1,362 @@
+import itertools
+import logging
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_jax import batching
+from ssd_jax.batching import Example, UnreadableImage
+
+
+def picture(h, w, seed=0):
+    """Smooth colours, so that JPEG changes little."""
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    return cv2.resize(corners, (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def encode(image, extension=".jpg"):
+    bgr = image if image.ndim == 2 else np.concatenate([image[:, :, 2::-1], image[:, :, 3:]], axis=2)
+    return cv2.imencode(extension, bgr)[1].tobytes()
+
+
+def example(name, image, n=1, difficult=None):
+    boxes = np.linspace(0.05, 0.9, 4 * n, dtype=np.float32).reshape(n, 4)
+    return Example(
+        name,
+        image,
+        boxes,
+        np.arange(1, n + 1, dtype=np.int32),
+        np.zeros(n, bool) if difficult is None else np.array(difficult),
+    )
+
+
+def source(length, **kwargs):
+    """Pictures of different sizes, with 0 to 3 objects each; their colour tells their place."""
+    return [example(f"p{i}", np.full((20 + i, 30 - i, 3), 5 * i, np.uint8), i % 4, **kwargs) for i in range(length)]
+
+
+def take(batches, n):
+    return list(itertools.islice(batches, n))
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+OPTIONS = dict(batch_size=4, canvas_size=32, max_boxes=3, seed=7)
+
+
+# -- decode
+
+
+def test_decode_gives_rgb():
+    image = picture(40, 60)
+    np.testing.assert_array_equal(batching.decode(encode(image, ".png")), image)
+    decoded = batching.decode(encode(image, ".jpg"))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_allclose(decoded.astype(int), image, atol=8)
+
+
+def test_decode_makes_three_channels_of_eight_bits():
+    grey = picture(9, 12)[:, :, 0]
+    three = np.stack([grey] * 3, axis=2)
+    alpha = np.concatenate([picture(9, 12), grey[:, :, None]], axis=2)
+    deep = picture(9, 12).astype(np.uint16) * 257
+    for image, expected in ((grey, three), (grey[:, :, None], three), (alpha, alpha[:, :, :3]), (deep, deep >> 8)):
+        np.testing.assert_array_equal(batching.decode(image), expected)
+    np.testing.assert_array_equal(batching.decode(encode(grey, ".png")), three)
+    np.testing.assert_array_equal(batching.decode(encode(alpha, ".png")), alpha[:, :, :3])
+    np.testing.assert_allclose(batching.decode(encode(deep, ".png")).astype(int), deep >> 8, atol=1)
+
+
+def test_decode_ignores_exif_orientation():
+    jpeg = encode(picture(40, 60))
+    tiff = b"II*\0" + (8).to_bytes(4, "little") + (1).to_bytes(2, "little")
+    tiff += bytes([0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0]) + bytes(4)  # orientation 6: turn by 90 degrees
+    exif = b"Exif\0\0" + tiff
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (60, 40, 3)
+    np.testing.assert_array_equal(batching.decode(turned), batching.decode(jpeg))
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("part", [0.5, 0.9, -1])
+def test_decode_refuses_part_of_a_file(extension, part):
+    file = encode(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), extension)
+    cut = file[: int(len(file) * part)] if part > 0 else file[:part]
+    with pytest.raises(UnreadableImage, match=r"^the file is cut short \(no end-of-image marker in its \d+ bytes\)$"):
+        batching.decode(cut)
+    with pytest.raises(UnreadableImage, match="cut short"):
+        batching.decode(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
+
+
+def test_a_thumbnails_end_is_not_the_pictures():
+    jpeg, thumbnail = encode(picture(40, 60)), encode(picture(4, 6))
+    header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = jpeg[:2] + header + jpeg[2:]
+    np.testing.assert_array_equal(batching.decode(whole), batching.decode(jpeg))
+    with pytest.raises(UnreadableImage, match="cut short"):
+        batching.decode(whole[:-2])
+
+
+def test_trailing_bytes_do_no_harm():
+    for extension in (".jpg", ".png"):
+        file = encode(picture(40, 60), extension)
+        np.testing.assert_array_equal(batching.decode(file + b"more"), batching.decode(file))
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", r"no picture in a format that can be read \(its first bytes: b'<html>no'\)"),
+        (np.zeros((3, 4, 2), np.uint8), r"got uint8 \[3, 4, 2\]"),
+        (np.zeros((3, 4, 3), np.float32), r"got float32 \[3, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"got uint8 \[0, 4, 3\]"),
+    ],
+)
+def test_decode_says_why_it_refuses(image, reason):
+    with pytest.raises(UnreadableImage, match=reason) as error:
+        batching.decode(image)
+    assert "\n" not in str(error.value)
+
+
+# -- canvas, warp, boxes
+
+
+def test_canvas_keeps_a_small_picture():
+    image = picture(20, 30)
+    square, size = batching.canvas(image, 32)
+    assert size == (20, 30)
+    np.testing.assert_array_equal(square[:20, :30], image)
+    assert not square[20:].any() and not square[:, 30:].any()
+
+
+def test_canvas_shrinks_a_large_picture_by_the_mean_of_its_pixels():
+    image = picture(80, 120)
+    square, size = batching.canvas(image, 60)
+    assert size == (40, 60) and square.shape == (60, 60, 3)
+    mean = image.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(square[:40], mean, atol=0.51)
+    assert not square[40:].any()
+
+
+def test_canvas_never_loses_a_side():
+    assert batching.canvas(picture(1000, 2), 64)[1] == (64, 1)
+    assert batching.canvas(picture(2, 1000), 64)[1] == (1, 64)
+
+
+def test_warp_is_linear_with_pixel_centres_at_halves():
+    ramp = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2)  # [1, 8, 3]
+    warped = batching.warp(np.repeat(ramp, 8, axis=0), 4)
+    assert warped.shape == (4, 4, 3)
+    np.testing.assert_array_equal(warped[0, :, 0], [5, 25, 45, 65])
+
+
+def test_pad_boxes():
+    boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.1, 0.1], [0, 0, 1, 1]], np.float32)
+    padded, labels = batching.pad_boxes(boxes, np.array([3, 1, 2], np.int32), 5)
+    np.testing.assert_array_equal(padded, np.concatenate([boxes, np.zeros((2, 4), np.float32)]))
+    np.testing.assert_array_equal(labels, [3, 1, 2, 0, 0])
+    padded, labels = batching.pad_boxes(boxes, np.array([3, 1, 2], np.int32), 2)
+    np.testing.assert_array_equal(padded, boxes[[0, 2]])
+    np.testing.assert_array_equal(labels, [3, 2])
+    padded, labels = batching.pad_boxes(boxes[:0], np.zeros(0, np.int32), 2)
+    assert not padded.any() and not labels.any()
+
+
+def test_example_checks_its_shapes():
+    boxes = np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"'x' has \[2, 4\], \[1\] and \[2\]"):
+        Example("x", b"", boxes, np.ones(1, np.int32), np.zeros(2, bool))
+    with pytest.raises(ValueError, match="object labels count from 1; 'x' has 0"):
+        Example("x", b"", boxes, np.array([1, 0], np.int32), np.zeros(2, bool))
+
+
+# -- training batches
+
+
+def test_a_training_batch_holds_its_pictures():
+    pictures = source(6)
+    (batch,) = take(batching.train_batches(pictures, **OPTIONS), 1)
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        "images": ((4, 32, 32, 3), "uint8"),
+        "sizes": ((4, 2), "int32"),
+        "boxes": ((4, 3, 4), "float32"),
+        "labels": ((4, 3), "int32"),
+        "position": ((4,), "int32"),
+        "index": ((4,), "int32"),
+        "readable": ((4,), "bool"),
+    }
+    np.testing.assert_array_equal(batch["position"], range(4))
+    assert batch["readable"].all()
+    for row, index in enumerate(batch["index"]):
+        square, size = batching.canvas(pictures[index].image, 32)
+        boxes, labels = batching.pad_boxes(pictures[index].boxes, pictures[index].labels, 3)
+        np.testing.assert_array_equal(batch["images"][row], square)
+        np.testing.assert_array_equal(batch["sizes"][row], size)
+        np.testing.assert_array_equal(batch["boxes"][row], boxes)
+        np.testing.assert_array_equal(batch["labels"][row], labels)
+
+
+def test_every_epoch_is_another_permutation():
+    batches = take(batching.train_batches(source(6), **OPTIONS), 6)  # 4 epochs of 6 in 6 batches of 4
+    epochs = np.concatenate([batch["index"] for batch in batches]).reshape(4, 6)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(6), (4, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_seed_decides_the_order():
+    def order(seed):
+        return [b["index"].tolist() for b in take(batching.train_batches(source(12), **OPTIONS | {"seed": seed}), 3)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_do_not_depend_on_threads(threads):
+    expected = take(batching.train_batches(source(7), **OPTIONS), 5)
+    assert_same(take(batching.train_batches(source(7), **OPTIONS, threads=threads), 5), expected)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 1_000_000])
+def test_resuming_needs_the_step_alone(start):
+    straight = batching.train_batches(source(7), **OPTIONS, start_step=max(0, start - 2))
+    expected = take(straight, start - max(0, start - 2) + 3)[-3:]
+    assert_same(take(batching.train_batches(source(7), **OPTIONS, start_step=start), 3), expected)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_one(processes):
+    whole = take(batching.train_batches(source(7), **OPTIONS, start_step=2), 4)
+    for process in range(processes):
+        share = batching.train_batches(
+            source(7), **OPTIONS, start_step=2, process_index=process, process_count=processes
+        )
+        expected = [{name: array[process::processes] for name, array in batch.items()} for batch in whole]
+        assert_same(take(share, 4), expected)
+
+
+def test_a_batch_may_be_larger_than_the_source():
+    (batch,) = take(batching.train_batches(source(1), **OPTIONS), 1)
+    np.testing.assert_array_equal(batch["index"], [0, 0, 0, 0])
+
+
+def test_difficult_objects_are_trained_on_unless_told_otherwise():
+    pictures = [example("a", picture(8, 8), 3, [True, False, True])]
+    (batch,) = take(batching.train_batches(pictures, **OPTIONS), 1)
+    np.testing.assert_array_equal(batch["labels"], [[1, 2, 3]] * 4)
+    (batch,) = take(batching.train_batches(pictures, **OPTIONS, train_difficult=False), 1)
+    np.testing.assert_array_equal(batch["labels"], [[2, 0, 0]] * 4)
+    np.testing.assert_array_equal(batch["boxes"][:, 0], [pictures[0].boxes[1]] * 4)
+
+
+def test_objects_beyond_max_boxes_are_reported_once_by_name(caplog):
+    pictures = [example("crowd", picture(8, 8), 5), example("pair", picture(8, 8), 2)]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        batches = take(batching.train_batches(pictures, **OPTIONS), 5)
+    assert all((batch["labels"] > 0).sum() for batch in batches)
+    assert [r.getMessage() for r in caplog.records] == [
+        "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on"
+    ]
+
+
+def test_an_unreadable_picture_is_grey_and_reported_once(caplog):
+    class Source(list):
+        def __getitem__(self, index):
+            if index == 2:
+                raise UnreadableImage("gone.jpg: No such file or directory")
+            return super().__getitem__(index)
+
+    jpeg = encode(picture(20, 30))
+    pictures = Source([example("fine", jpeg), example("cut", jpeg[:-300], 2), None])
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        batches = take(batching.train_batches(pictures, **OPTIONS), 6)
+    for batch in batches:
+        np.testing.assert_array_equal(batch["readable"], batch["index"] == 0)
+        bad = ~batch["readable"]
+        assert (batch["images"][bad] == batching.GREY).all() and (batch["sizes"][bad] == 32).all()
+        assert not batch["boxes"][bad].any() and not batch["labels"][bad].any()
+        assert (batch["labels"][~bad, 0] == 1).all()
+    assert sorted(r.getMessage() for r in caplog.records) == [
+        f"cut: the file is cut short (no end-of-image marker in its {len(jpeg) - 300} bytes)",
+        "picture 2: gone.jpg: No such file or directory",
+    ]
+
+
+def test_an_error_of_the_source_is_not_swallowed():
+    class Source(list):
+        def __getitem__(self, index):
+            raise KeyError("the source's own mistake")
+
+    with pytest.raises(KeyError, match="the source's own mistake"):
+        next(batching.train_batches(Source([1]), **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(batch_size=4, process_count=3), "multiple of the number of processes; got 4 for 3"),
+        (dict(batch_size=0), "got 0 for 1"),
+        (dict(process_count=2, process_index=2), r"process_index is in \[0, process_count\); got 2 of 2"),
+        (dict(max_boxes=0), "max_boxes is at least 1 and start_step at least 0; got 0, 0"),
+        (dict(start_step=-1), "got 3, -1"),
+    ],
+)
+def test_train_batches_checks_its_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        batching.train_batches(source(3), **OPTIONS | options)
+
+
+def test_an_empty_source_is_an_error():
+    with pytest.raises(ValueError, match="a source has at least one picture; this one is empty"):
+        batching.train_batches([], **OPTIONS)
+    with pytest.raises(ValueError, match="this one is empty"):
+        batching.eval_batches([], batch_size=2, image_size=16)
+
+
+# -- evaluation batches
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 7, 8])
+def test_evaluation_sees_each_picture_once(length, processes):
+    pictures = source(length)
+    shares = [
+        list(
+            batching.eval_batches(
+                pictures, batch_size=4, image_size=16, process_index=process, process_count=processes
+            )
+        )
+        for process in range(processes)
+    ]
+    assert {len(share) for share in shares} == {-(-length // 4)}
+    rows = [row for share in shares for batch in share for row in zip(*batch.values(), strict=True)]
+    names = list(shares[0][0])
+    assert names == ["images", "sizes", "index", "readable"]
+    assert sorted(index for _, _, index, _ in rows if index >= 0) == list(range(length))
+    for image, size, index, readable in rows:
+        assert image.shape == (16, 16, 3) and readable == (index >= 0)
+        if index >= 0:
+            np.testing.assert_array_equal(image, batching.warp(pictures[index].image, 16))
+            np.testing.assert_array_equal(size, pictures[index].image.shape[:2])
+
+
+def test_evaluation_marks_an_unreadable_picture(caplog):
+    pictures = [example("a", picture(8, 9)), example("b", b"what"), example("c", picture(8, 9))]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        (batch,) = batching.eval_batches(pictures, batch_size=4, image_size=16)
+    np.testing.assert_array_equal(batch["index"], [0, 1, 2, -1])
+    np.testing.assert_array_equal(batch["readable"], [True, False, True, False])
+    np.testing.assert_array_equal(batch["sizes"], [[8, 9], [0, 0], [8, 9], [0, 0]])
+    assert [r.getMessage() for r in caplog.records] == [
+        "b: no picture in a format that can be read (its first bytes: b'what')"
+    ]
