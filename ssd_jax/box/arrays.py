@@ -1,0 +1,46 @@
+"""What every function here does with its arguments: one dtype rule, one shape check, optional annotations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+try:
+    from jaxtyping import Bool, Float, Int, Real
+except ImportError:
+
+    class _Plain:
+        """Stands in for jaxtyping's dtypes: `Float[Array, "n 4"]` is then just `Array`."""
+
+        def __class_getitem__(cls, item):
+            return item[0]
+
+    Bool = Float = Int = Real = _Plain
+
+__all__ = ["Array", "Bool", "Float", "Int", "Real", "check_shape", "widen"]
+
+Array = jax.Array | np.ndarray
+
+# Coordinates saturate here, so that products of four sides stay inside float32.
+LIMIT = 1e9
+
+
+def widen(*arrays):
+    """(numpy or jax.numpy, *arrays as float32 or wider), finite inputs saturated at +-1e9.
+
+    JAX if any of the arrays is JAX's. Integers, bfloat16 and float16 become float32; float64 stays.
+    """
+    xp = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+    arrays = [xp.asarray(a) for a in arrays]
+    dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
+    return xp, *(xp.clip(a.astype(dtype), -LIMIT, LIMIT) for a in arrays)
+
+
+def check_shape(name, array, *shape):
+    """ValueError unless `array` has this shape; a letter is any length, a leading `...` any axes."""
+    got = np.shape(array)
+    wanted = shape[1:] if shape[0] == "..." else shape
+    tail = got[len(got) - len(wanted) :] if shape[0] == "..." else got
+    fits = len(tail) == len(wanted) and all(isinstance(w, str) or w == n for w, n in zip(wanted, tail, strict=True))
+    if not fits:
+        rule = ", ".join(str(s) for s in shape)
+        raise ValueError(f"{name} must have shape [{rule}]; got {list(got)}")

@@ -1,0 +1,43 @@
+"""Boxes as offsets from priors, and back (SSD, section 2.2, eq. 2; Caffe's CENTER_SIZE code)."""
+
+from collections.abc import Sequence
+
+from ssd_jax.box.arrays import Array, Float, Real, check_shape, widen
+from ssd_jax.box.geometry import NO_SIDE, center_to_corner, corner_to_center
+
+VARIANCES = (0.1, 0.1, 0.2, 0.2)
+
+# e^20 priors: no box of a picture is larger, and no box of one larger may overflow.
+LARGEST_LOG_SIZE = 20.0
+
+
+def encode(
+    corners: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[float] = VARIANCES
+) -> Float[Array, "P 4"]:
+    """Offsets [P, 4] that take priors [P, 4] (centers) to corners [P, 4].
+
+    Sides below 1e-9 count as 1e-9, so that the logarithm stays finite.
+    """
+    check_shape("corners", corners, "P", 4)
+    check_shape("priors", priors, *corners.shape)
+    xp, boxes, priors = widen(corner_to_center(corners), priors)
+    (cx, cy, w, h), (px, py, pw, ph) = boxes.T, priors.T
+    w, h, pw, ph = (xp.maximum(side, NO_SIDE) for side in (w, h, pw, ph))
+    vx, vy, vw, vh = variances
+    return xp.stack([(cx - px) / pw / vx, (cy - py) / ph / vy, xp.log(w / pw) / vw, xp.log(h / ph) / vh], axis=-1)
+
+
+def decode(
+    offsets: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[float] = VARIANCES
+) -> Float[Array, "P 4"]:
+    """Corners [P, 4] of the boxes at offsets [P, 4] from priors [P, 4] (centers); not clipped, as in Caffe.
+
+    A box is at most e^20 times its prior, so that the exponential stays finite.
+    """
+    check_shape("offsets", offsets, "P", 4)
+    check_shape("priors", priors, *offsets.shape)
+    xp, offsets, priors = widen(offsets, priors)
+    (tx, ty, tw, th), (px, py, pw, ph) = offsets.T, priors.T
+    vx, vy, vw, vh = variances
+    w, h = (xp.exp(xp.minimum(t, LARGEST_LOG_SIZE)) for t in (tw * vw, th * vh))
+    return center_to_corner(xp.stack([px + tx * vx * pw, py + ty * vy * ph, pw * w, ph * h], axis=-1))

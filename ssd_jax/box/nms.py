@@ -1,0 +1,135 @@
+"""Non-maximum suppression with static shapes (Caffe's DetectionOutput; Soft-NMS, arXiv:1704.04503)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
+from ssd_jax.box.geometry import iou
+
+
+def non_max_suppression(
+    corners: Real[Array, "n 4"],
+    scores: Real[Array, "n"],
+    *,
+    iou_threshold: float,
+    score_threshold: float,
+    max_candidates: int,
+) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
+    """Greedy non-maximum suppression of boxes of one class.
+
+    The candidates are the best `max_candidates` boxes whose score exceeds `score_threshold`; ties as in a stable
+    sort. A candidate goes if its IoU with a better one that stays exceeds `iou_threshold`.
+
+    Returns:
+      order [k] int32, the candidates' places in `corners`, best first, k = min(max_candidates, n);
+      keep [k] bool, which of them stay.
+    """
+    check_shape("corners", corners, "n", 4)
+    check_shape("scores", scores, len(corners))
+    _, corners, scores = widen(jnp.asarray(corners), scores)
+    scores, order = _candidates(scores, score_threshold, max_candidates)
+    return order, _greedy(corners[order], scores > -jnp.inf, iou_threshold)
+
+
+def multiclass_nms(
+    boxes: Real[Array, "P 4"],
+    scores: Real[Array, "P C"],
+    *,
+    score_threshold: float = 0.01,
+    max_candidates: int = 400,
+    iou_threshold: float = 0.45,
+    max_detections: int = 200,
+) -> tuple[Float[Array, "D 4"], Float[Array, "D"], Int[Array, "D"]]:
+    """Detections of one image: non-maximum suppression by class, then the best of all classes.
+
+    Column 0 of `scores` is the background and is left out. Defaults are those of Caffe's SSD (ssd_pascal.py).
+
+    Returns:
+      corners [D, 4], scores [D] and labels [D] int32, best first, D = max_detections; missing rows are 0.
+    """
+    check_shape("boxes", boxes, "P", 4)
+    check_shape("scores", scores, len(boxes), "C")
+    _, boxes, scores = widen(jnp.asarray(boxes), scores)
+
+    def of_class(scores):
+        scores, order = _candidates(scores, score_threshold, max_candidates)
+        keep = _greedy(boxes[order], scores > -jnp.inf, iou_threshold)
+        return jnp.where(keep, scores, -jnp.inf), order
+
+    scores, order = jax.vmap(of_class, in_axes=1)(scores[:, 1:])  # [C - 1, K]
+    classes, candidates = scores.shape
+    count = min(max_detections, classes * candidates)
+    best, place = jax.lax.top_k(scores.ravel(), count)
+    exists = best > -jnp.inf
+    padding = (0, max_detections - count)
+    return (
+        jnp.pad(jnp.where(exists[:, None], boxes[order.ravel()[place]], 0), (padding, (0, 0))),
+        jnp.pad(jnp.where(exists, best, 0), padding),
+        jnp.pad(jnp.where(exists, 1 + place // max(candidates, 1), 0), padding).astype(jnp.int32),
+    )
+
+
+def gaussian_decay(sigma: float = 0.5) -> Callable:
+    """Soft-NMS's exp(-iou^2 / sigma)."""
+    return lambda overlap: jnp.exp(-(overlap**2) / sigma)
+
+
+def linear_decay(iou_threshold: float = 0.3) -> Callable:
+    """Soft-NMS's 1 - iou where the IoU exceeds the threshold, else 1."""
+    return lambda overlap: jnp.where(overlap > iou_threshold, 1 - overlap, 1)
+
+
+def soft_nms(
+    corners: Real[Array, "n 4"],
+    scores: Real[Array, "n"],
+    *,
+    decay: Callable | None = None,
+    score_threshold: float = 0.001,
+    max_candidates: int = 400,
+) -> tuple[Int[Array, "k"], Float[Array, "k"]]:
+    """Soft-NMS of boxes of one class (arXiv:1704.04503, fig. 2).
+
+    Again and again the best box is taken and the scores of the rest are multiplied by `decay(IoU with it)`;
+    by default `gaussian_decay(0.5)`.
+
+    Returns:
+      order [k] int32, places in `corners` as taken, k = min(max_candidates, n); scores [k] after the decay,
+      descending, 0 where they do not exceed `score_threshold`.
+    """
+    check_shape("corners", corners, "n", 4)
+    check_shape("scores", scores, len(corners))
+    _, corners, scores = widen(jnp.asarray(corners), scores)
+    scores, order = _candidates(scores, score_threshold, max_candidates)
+    factor = (decay or gaussian_decay())(iou(corners[order], corners[order]))  # [K, K]
+
+    def take(scores, _):
+        best = jnp.argmax(scores)
+        return (scores * factor[best]).at[best].set(-jnp.inf), (best, scores[best])
+
+    _, (taken, scores) = jax.lax.scan(take, scores, length=len(order))
+    return order[taken], jnp.where(scores > score_threshold, scores, 0)
+
+
+def _candidates(scores, score_threshold, max_candidates):
+    """Scores [K], best first, -inf where they do not exceed the threshold, and their places [K]."""
+    scores = jnp.where(scores > score_threshold, scores, -jnp.inf)
+    return jax.lax.top_k(scores, min(max_candidates, len(scores)))
+
+
+def _greedy(corners, valid, iou_threshold):
+    """Which boxes [K], best first, greedy suppression keeps.
+
+    "Kept iff no better kept box overlaps it" has one solution, and iterating settles at least one more box, in order,
+    each round; in practice a few rounds reach it.
+    """
+    better = jnp.triu(jnp.ones((len(corners),) * 2, bool), 1)
+    suppresses = better & (iou(corners, corners) > iou_threshold)  # [K, K]
+
+    def step(state):
+        keep, _ = state
+        again = valid & ~jnp.any(suppresses & keep[:, None], axis=0)
+        return again, jnp.any(again != keep)
+
+    return jax.lax.while_loop(lambda state: state[1], step, (valid, True))[0]

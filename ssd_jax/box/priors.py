@@ -1,0 +1,145 @@
+"""Prior (default) boxes: the released specs and the paper's linear formula (SSD, section 2.2)."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from ssd_jax.box.arrays import Float
+from ssd_jax.box.geometry import center_to_corner, corner_to_center
+from ssd_jax.box.geometry import clip as clip_corners
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorSpec:
+    """Which priors a model has, as in Caffe's PriorBox layer.
+
+    Attributes:
+      image_size: side of the square input, pixels.
+      grids: cells along a side of each feature map, largest map first.
+      steps: distance between the centres of neighbouring cells of each map, pixels.
+      sizes: map k has squares of sides sizes[k] and sqrt(sizes[k] * sizes[k + 1]), pixels; one entry more than maps.
+      ratios: aspect ratios of the other boxes of each map; each also stands for its inverse.
+      offset: where in its cell the first centre lies, in cells.
+      clip: cut the corners to the picture. Caffe's released configurations do not.
+      truncate: drop the fraction of each size, as Caffe's layer does: for weights of SSD512 imported from Caffe.
+    """
+
+    image_size: int
+    grids: tuple[int, ...]
+    steps: tuple[float, ...]
+    sizes: tuple[float, ...]
+    ratios: tuple[tuple[float, ...], ...]
+    offset: float = 0.5
+    clip: bool = False
+    truncate: bool = False
+
+    def __post_init__(self):
+        maps = len(self.grids)
+        for name, wanted in (("steps", maps), ("sizes", maps + 1), ("ratios", maps)):
+            entries = getattr(self, name)
+            if len(entries) != wanted:
+                raise ValueError(f"{name} of a PriorSpec of {maps} maps must have {wanted} entries; got {entries}")
+        numbers = (self.image_size, *self.grids, *self.steps, *self.sizes, *sum(self.ratios, ()))
+        if min(numbers) <= 0:
+            raise ValueError(f"sizes, steps, grids and ratios of a PriorSpec must be positive; got {self}")
+
+    @property
+    def per_cell(self) -> tuple[int, ...]:
+        """Boxes per cell of each map: two squares, and two for each ratio."""
+        return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
+
+
+def linear_spec(
+    image_size: int,
+    grids: tuple[int, ...],
+    *,
+    smallest: float = 0.2,
+    largest: float = 0.9,
+    first: float | None = None,
+    ratios: tuple[tuple[float, ...], ...] | None = None,
+    clip: bool = False,
+    truncate: bool = False,
+) -> PriorSpec:
+    """The paper's formula (section 2.2, eq. 4) for an input of any size.
+
+    Args:
+      image_size: side of the square input, pixels.
+      grids: cells along a side of each feature map, largest map first.
+      smallest: scale of the first map, as a fraction of the image side.
+      largest: scale of the last map; those between are spaced evenly.
+      first: scale of an extra first map, outside the even spacing (the paper's 0.1 for conv4_3).
+      ratios: aspect ratios of each map; by default the paper's: 2 and 3, but 2 alone in the first and last two.
+      clip: as in `PriorSpec`.
+      truncate: as in `PriorSpec`.
+    """
+    spaced = len(grids) - (first is not None)
+    if spaced < 2:
+        raise ValueError(f"the linear formula needs two maps to space scales over; got grids {grids}, first {first}")
+    step = (largest - smallest) / (spaced - 1)
+    scales = [smallest + step * k for k in range(spaced + 1)]
+    if first is not None:
+        scales = [first, *scales]
+    if ratios is None:
+        four_boxes = (0, len(grids) - 2, len(grids) - 1)
+        ratios = tuple((2.0,) if k in four_boxes else (2.0, 3.0) for k in range(len(grids)))
+    return PriorSpec(
+        image_size=image_size,
+        grids=tuple(grids),
+        steps=tuple(image_size / grid for grid in grids),
+        sizes=tuple(image_size * scale for scale in scales),
+        ratios=ratios,
+        clip=clip,
+        truncate=truncate,
+    )
+
+
+def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
+    """Priors [P, 4] float32, centers, fractions of the image side; order: feature map, row, column, shape.
+
+    A cell's shapes are, in order, the small square, the large square, then for each ratio the wide and the tall box.
+    """
+    sizes = [int(size) for size in spec.sizes] if spec.truncate else spec.sizes
+    maps = []
+    for k, (grid, step, ratios) in enumerate(zip(spec.grids, spec.steps, spec.ratios, strict=True)):
+        centre = (np.arange(grid) + spec.offset) * step
+        cy, cx = np.meshgrid(centre, centre, indexing="ij")
+        centres = np.stack([cx, cy], axis=-1)[:, :, None]  # [row, column, 1, 2]
+        shapes = _shapes(sizes[k], sizes[k + 1], ratios)  # [shape, 2]
+        cell = (grid, grid, len(shapes), 2)
+        boxes = np.concatenate([np.broadcast_to(centres, cell), np.broadcast_to(shapes, cell)], axis=-1)
+        maps.append(boxes.reshape(-1, 4))
+    priors = np.concatenate(maps) / spec.image_size  # [P, 4]
+    if spec.clip:
+        priors = corner_to_center(clip_corners(center_to_corner(priors)))
+    return priors.astype(np.float32)
+
+
+def _shapes(size, next_size, ratios):
+    large = math.sqrt(size * next_size)
+    shapes = [(size, size), (large, large)]
+    for root in map(math.sqrt, ratios):
+        shapes += [(size * root, size / root), (size / root, size * root)]
+    return np.array(shapes)
+
+
+_RATIOS_300 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+_RATIOS_512 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+
+# examples/ssd/ssd_pascal.py and ssd_coco.py of Caffe's branch ssd; the 512s as released with their weights.
+SSD300_VOC = PriorSpec(
+    image_size=300,
+    grids=(38, 19, 10, 5, 3, 1),
+    steps=(8, 16, 32, 64, 100, 300),
+    sizes=(30, 60, 111, 162, 213, 264, 315),
+    ratios=_RATIOS_300,
+)
+SSD300_COCO = dataclasses.replace(SSD300_VOC, sizes=(21, 45, 99, 153, 207, 261, 315))
+SSD512_VOC = PriorSpec(
+    image_size=512,
+    grids=(64, 32, 16, 8, 4, 2, 1),
+    steps=(8, 16, 32, 64, 128, 256, 512),
+    sizes=(35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
+    ratios=_RATIOS_512,
+)
+SSD512_COCO = dataclasses.replace(SSD512_VOC, sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72))

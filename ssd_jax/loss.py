@@ -1,0 +1,68 @@
+"""SSD's training objective as sums and counts of one image (SSD, section 2.2, eq. 1-3; Caffe's MultiBoxLoss)."""
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.box import BACKGROUND
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
+
+
+def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
+    """0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3)."""
+    _, x = widen(jnp.asarray(x))
+    size = jnp.abs(x)
+    near = jnp.minimum(size, 1)
+    return near * (size - 0.5 * near)
+
+
+def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: float = 3) -> Bool[Array, "P"]:
+    """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
+    check_shape("loss", loss, "P")
+    check_shape("positive", positive, len(loss))
+    _, loss = widen(jnp.asarray(loss))
+    positives, negatives = jnp.sum(positive), jnp.sum(~positive)
+    count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
+    rank = jnp.argsort(jnp.argsort(jnp.where(positive, jnp.inf, -loss)))
+    return (rank < count) & ~positive
+
+
+def multibox_loss(
+    offsets: Real[Array, "P 4"],
+    logits: Real[Array, "P C"],
+    target_offsets: Real[Array, "P 4"],
+    target_labels: Int[Array, "P"],
+    *,
+    negative_ratio: float = 3,
+) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
+    """Sums of one image, to be divided by the number of positives (at least 1) of the whole batch.
+
+    Args:
+      offsets: predicted offsets from the priors.
+      logits: predicted class scores before the softmax; class 0 is the background.
+      target_offsets: offsets of the matched ground truth, as from `box.assign`.
+      target_labels: its labels, 0 where nothing is matched.
+      negative_ratio: negatives per positive that enter the confidence loss, hardest first.
+
+    Returns:
+      loc_sum float32, smooth L1 over the positives; conf_sum float32, softmax cross-entropy over the positives and
+      the mined negatives; n_positive int32. An image without positives gives zeros, and no negatives.
+    """
+    check_shape("offsets", offsets, "P", 4)
+    check_shape("logits", logits, len(offsets), "C")
+    check_shape("target_offsets", target_offsets, *offsets.shape)
+    check_shape("target_labels", target_labels, len(offsets))
+    _, offsets, logits, target_offsets = widen(jnp.asarray(offsets), logits, target_offsets)
+    positive = jnp.asarray(target_labels) != BACKGROUND  # [P]
+    error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
+    entropy = cross_entropy(logits, jnp.asarray(target_labels))  # [P]
+    chosen = positive | hard_negatives(jax.lax.stop_gradient(entropy), positive, negative_ratio)
+    loc_sum = jnp.sum(jnp.where(positive, error, 0))
+    conf_sum = jnp.sum(jnp.where(chosen, entropy, 0))
+    return loc_sum, conf_sum, jnp.sum(positive, dtype=jnp.int32)
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P]."""
+    # A comparison rather than a gather, whose gradient would be a scatter.
+    is_label = labels[:, None] == jnp.arange(logits.shape[1])[None, :]  # [P, C]
+    return jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(is_label, logits, 0), axis=1)

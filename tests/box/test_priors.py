@@ -1,0 +1,149 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ssd_jax import box
+
+SPECS = {
+    "SSD300_VOC": box.SSD300_VOC,
+    "SSD300_COCO": box.SSD300_COCO,
+    "SSD512_VOC": box.SSD512_VOC,
+    "SSD512_COCO": box.SSD512_COCO,
+}
+
+
+# Sums of (x_min, y_min, x_max, y_max) by the formula of Caffe's prior_box_layer.cpp, which truncates sizes.
+@pytest.mark.parametrize(
+    ("name", "count", "low", "high"),
+    [
+        ("SSD300_VOC", 8732, 3688.732, 5199.1613),
+        ("SSD300_COCO", 8732, 3857.8476, 5030.0457),
+        ("SSD512_VOC", 24564, 10729.2228, 13834.7772),
+        ("SSD512_COCO", 24564, 11195.159, 13368.841),
+    ],
+)
+def test_priors_sum_to_the_numbers_of_caffes_formula(name, count, low, high):
+    priors = box.make_priors(dataclasses.replace(SPECS[name], truncate=True))
+    assert priors.shape == (count, 4)
+    assert priors.dtype == np.float32
+    corners = box.center_to_corner(priors.astype(np.float64))
+    np.testing.assert_allclose(corners.sum(axis=0), [low, low, high, high], atol=2e-3)
+
+
+def test_first_and_last_priors_of_ssd300_are_caffes():
+    corners = box.center_to_corner(box.make_priors(box.SSD300_VOC))
+    np.testing.assert_allclose(
+        corners[[0, 1, 2, 3, -1]],
+        [
+            [-0.036667, -0.036667, 0.063333, 0.063333],
+            [-0.057377, -0.057377, 0.084044, 0.084044],
+            [-0.057377, -0.022022, 0.084044, 0.048689],
+            [-0.022022, -0.057377, 0.048689, 0.084044],
+            [0.188873, -0.122254, 0.811127, 1.122254],
+        ],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "pixels"),
+    [
+        # torchvision's test of its DefaultBoxGenerator: one cell of a 15 x 15 image.
+        (
+            box.PriorSpec(15, (1,), (15,), (2.25, 13.5), ((2.0,),)),
+            [
+                [6.375, 6.375, 8.625, 8.625],
+                [4.7443, 4.7443, 10.2557, 10.2557],
+                [5.9090, 6.7045, 9.0910, 8.2955],
+                [6.7045, 5.9090, 8.2955, 9.0910],
+            ],
+        ),
+        # mmdetection's SSD300 COCO base anchors of the first map, centred on the first cell.
+        (
+            box.SSD300_COCO,
+            [
+                [-6.5, -6.5, 14.5, 14.5],
+                [-11.3704, -11.3704, 19.3704, 19.3704],
+                [-10.8492, -3.4246, 18.8492, 11.4246],
+                [-3.4246, -10.8492, 11.4246, 18.8492],
+            ],
+        ),
+    ],
+    ids=["torchvision", "mmdetection"],
+)
+def test_first_cell_is_that_of_other_implementations(spec, pixels):
+    first = box.center_to_corner(box.make_priors(spec)[:4]) * spec.image_size
+    np.testing.assert_allclose(first, pixels, atol=6e-5)
+
+
+def test_order_is_map_row_column_shape():
+    spec = box.PriorSpec(8, (2, 1), (4, 8), (1, 4, 9), ((), (4.0,)))
+    assert spec.per_cell == (2, 4)
+    np.testing.assert_allclose(
+        box.make_priors(spec) * 8,
+        [
+            [2, 2, 1, 1],
+            [2, 2, 2, 2],
+            [6, 2, 1, 1],
+            [6, 2, 2, 2],
+            [2, 6, 1, 1],
+            [2, 6, 2, 2],
+            [6, 6, 1, 1],
+            [6, 6, 2, 2],
+            [4, 4, 4, 4],
+            [4, 4, 6, 6],
+            [4, 4, 8, 2],
+            [4, 4, 2, 8],
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_per_cell_counts_the_priors(name):
+    spec = SPECS[name]
+    maps = zip(spec.grids, spec.per_cell, strict=True)
+    assert sum(grid**2 * boxes for grid, boxes in maps) == len(box.make_priors(spec))
+    assert spec.per_cell[0] == 4 and spec.per_cell[1] == 6
+
+
+@pytest.mark.parametrize("name", ["SSD300_VOC", "SSD300_COCO"])
+def test_truncation_changes_nothing_at_300(name):
+    spec = SPECS[name]
+    np.testing.assert_array_equal(box.make_priors(spec), box.make_priors(dataclasses.replace(spec, truncate=True)))
+
+
+def test_truncation_at_512_moves_boxes_by_little():
+    exact = box.center_to_corner(box.make_priors(box.SSD512_VOC))
+    truncated = box.center_to_corner(box.make_priors(dataclasses.replace(box.SSD512_VOC, truncate=True)))
+    assert np.sum(np.any(np.abs(exact - truncated) > 1e-7, axis=1)) == 24552
+    assert box.paired_iou(exact, truncated).min() == pytest.approx(0.954, abs=5e-4)
+
+
+def test_clip_cuts_corners_not_centres():
+    priors = box.make_priors(box.SSD300_VOC)
+    clipped = box.make_priors(dataclasses.replace(box.SSD300_VOC, clip=True))
+    np.testing.assert_allclose(box.center_to_corner(clipped), box.clip(box.center_to_corner(priors)), atol=1e-7)
+    assert np.sum(np.any(np.abs(priors - clipped) > 1e-6, axis=1)) == 2869
+
+
+def test_linear_spec_is_the_papers_formula():
+    spec = box.linear_spec(300, (38, 19, 10, 5, 3, 1))
+    np.testing.assert_allclose(np.array(spec.sizes) / 300, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 1.04])
+    assert spec.ratios == box.SSD300_VOC.ratios
+    assert spec.steps == pytest.approx((300 / 38, 300 / 19, 30, 60, 100, 300))
+
+
+def test_linear_spec_with_the_papers_extra_first_scale():
+    spec = box.linear_spec(448, (56, 28, 14, 7, 4, 2), first=0.1)
+    np.testing.assert_allclose(np.array(spec.sizes) / 448, [0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075])
+    assert len(box.make_priors(spec)) == 4 * 56**2 + 6 * (28**2 + 14**2 + 7**2) + 4 * (4**2 + 2**2)
+
+
+def test_an_ill_formed_spec_is_named():
+    with pytest.raises(ValueError, match=r"sizes of a PriorSpec of 2 maps must have 3 entries; got \(1, 2\)"):
+        box.PriorSpec(8, (2, 1), (4, 8), (1, 2), ((), ()))
+    with pytest.raises(ValueError, match=r"must be positive; got PriorSpec\(image_size=8, grids=\(0,\)"):
+        box.PriorSpec(8, (0,), (4,), (1, 2), ((),))
+    with pytest.raises(ValueError, match=r"needs two maps to space scales over; got grids \(9, 1\), first 0.1"):
+        box.linear_spec(300, (9, 1), first=0.1)
