@@ -1,0 +1,10 @@
+"""Sources of pictures: random access to `batching.Example`, a length, and what its labels and corners mean.
+
+A source has `class_names` (objects only: label k is `class_names[k - 1]`), `__len__`, `__getitem__`, and
+`inclusive`: True where its corners name the last pixel inside a box, as PASCAL VOC's do, so that the VOC
+metric adds 1 to widths and heights.
+"""
+
+from ssd_jax.datasets.voc import VOCFolder
+
+__all__ = ["VOCFolder"]

@@ -1,0 +1,226 @@
+"""A folder laid out as PASCAL VOC: `Annotations/*.xml`, `JPEGImages/*.jpg`, `ImageSets/Main/<split>.txt`."""
+
+import logging
+import math
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ssd_jax.batching import Example, UnreadableImage, decode
+
+logger = logging.getLogger("ssd_jax")
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+
+
+class Object(NamedTuple):
+    """One `<object>`: its class, its corners in pixels as they stand in the file, its difficult flag."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    difficult: bool
+
+
+class Annotation(NamedTuple):
+    """One XML file; a side of 0 stands for one that the file does not tell."""
+
+    width: int
+    height: int
+    objects: list[Object]
+
+
+class VOCFolder:
+    """The pictures of one split, or of several joined by "+" ("train+val"), in the order of the split's file.
+
+    Corners become fractions as in Caffe (`ReadXMLToAnnotatedDatum`): xml / width, without subtracting VOC's
+    1-pixel origin. Where the XML lacks width or height, or says 0, they are read from the picture.
+
+    `class_names` are those given, or else all that occur in the folder's annotations, sorted, so that every
+    split of a folder numbers them alike. All XML is parsed here, a picture's bytes are read when asked for.
+
+    Boxes that reach outside their picture are clipped; boxes that then have no size are left out. Each is one
+    warning that counts the boxes and names the pictures. `FileNotFoundError` for a missing folder, split,
+    annotation or picture and `ValueError` for a wrong annotation say in one line which file and what rule.
+    """
+
+    inclusive = True
+
+    def __init__(self, root: str | Path, split: str, *, class_names: Sequence[str] | None = None):
+        self.root, self.split = Path(root).expanduser(), split
+        _check_layout(self.root)
+        self.image_ids = _split_ids(self.root, split)
+        pictures = _pictures(self.root)
+        self._paths = [_picture_of(self.root, image_id, split, pictures) for image_id in self.image_ids]
+
+        folder = self.root / "Annotations"
+        if class_names is None:
+            parsed = {path.stem: parse(path) for path in sorted(folder.glob("[!.]*.xml"))}
+            annotations = [parsed[image_id] for image_id in self.image_ids]
+            self.class_names = tuple(sorted({o.name for a in parsed.values() for o in a.objects}))
+            if not self.class_names:
+                raise ValueError(f"{folder}: classes are found in annotations, but none has an object")
+        else:
+            annotations = [parse(folder / f"{image_id}.xml") for image_id in self.image_ids]
+            self.class_names = tuple(class_names)
+            _check_classes(self.class_names, zip(self.image_ids, annotations, strict=True), folder)
+        self._number_boxes(annotations)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
+        try:
+            image = self._paths[index].read_bytes()
+        except OSError as error:
+            raise UnreadableImage(f"{self._paths[index]}: {error.strerror}") from None
+        rows = slice(self._starts[index], self._starts[index + 1])
+        return Example(self.image_ids[index], image, self._boxes[rows], self._labels[rows], self._difficult[rows])
+
+    @property
+    def most_boxes(self) -> int:
+        """The largest number of boxes in one picture."""
+        return int(np.diff(self._starts).max())
+
+    def _number_boxes(self, annotations: list[Annotation]):
+        """All boxes of the split in three arrays; those of picture i are rows starts[i] to starts[i + 1]."""
+        label = {name: k for k, name in enumerate(self.class_names, start=1)}
+        owner = np.repeat(np.arange(len(self)), [len(a.objects) for a in annotations])  # [N]
+        objects = [o for a in annotations for o in a.objects]
+        sides = np.array([_size(a, path) * 2 for a, path in zip(annotations, self._paths, strict=True)], np.float64)
+        corners = np.array([o.corners for o in objects], np.float64).reshape(-1, 4) / sides[owner]  # [N, 4]
+        boxes = np.clip(corners, 0, 1).astype(np.float32)  # [N, 4]
+
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # [N]
+        outside = kept & ((corners < 0) | (corners > 1)).any(axis=1)  # [N]
+        self._report(owner[~kept], "of no size, left out")
+        self._report(owner[outside], "reaching outside their picture, clipped")
+
+        self._starts = np.searchsorted(owner[kept], np.arange(len(self) + 1))  # [len + 1]
+        self._boxes = boxes[kept]
+        self._labels = np.array([label[o.name] for o in objects], np.int32)[kept]
+        self._difficult = np.array([o.difficult for o in objects], bool)[kept]
+
+    def _report(self, owners: np.ndarray, what: str):
+        if len(owners):
+            names = [self.image_ids[i] for i in dict.fromkeys(owners.tolist())]
+            where = f"{self.root}, split {self.split}"
+            logger.warning("%s: boxes %s: %d, in %s", where, what, len(owners), _some(names))
+
+
+def parse(path: Path) -> Annotation:
+    """One XML file of a VOC folder."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: not well-formed XML: {error}") from None
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    width, height = (int(_number(root, f"size/{side}", path, default=0)) for side in ("width", "height"))
+    return Annotation(width, height, [_parse_object(element, path) for element in root.iterfind("object")])
+
+
+def _parse_object(element: ElementTree.Element, path: Path) -> Object:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise ValueError(f"{path}: every <object> has a <name>; one has none")
+    corners = tuple(_number(element, f"bndbox/{corner}", path) for corner in ("xmin", "ymin", "xmax", "ymax"))
+    return Object(name, corners, bool(_number(element, "difficult", path, default=0)))
+
+
+def _number(element: ElementTree.Element, tag: str, path: Path, *, default: float | None = None) -> float:
+    text = element.findtext(tag, "").strip()
+    if not text and default is not None:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: <{tag}> is a finite number; got {text!r}")
+    return number
+
+
+def _size(annotation: Annotation, picture: Path) -> tuple[int, int]:
+    """(width, height)."""
+    if annotation.width > 0 and annotation.height > 0:
+        return annotation.width, annotation.height
+    try:
+        height, width, _ = decode(picture.read_bytes()).shape
+    except UnreadableImage as error:
+        raise ValueError(f"{picture}: its XML lacks the picture's size, and {error}") from None
+    return width, height
+
+
+def _check_layout(root: Path):
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    missing = [name for name in ("Annotations", "JPEGImages", "ImageSets/Main") if not (root / name).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{root}: a VOC folder holds Annotations, JPEGImages and ImageSets/Main; "
+            f"this one lacks {' and '.join(missing)}"
+        )
+
+
+def _split_ids(root: Path, split: str) -> list[str]:
+    ids = [image_id for part in split.split("+") for image_id in _read_split(root, part.strip())]
+    unique = list(dict.fromkeys(ids))
+    if len(unique) < len(ids):
+        twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
+        logger.warning("%s, split %s: pictures listed more than once are taken once: %s", root, split, _some(twice))
+    return unique
+
+
+def _read_split(root: Path, split: str) -> list[str]:
+    folder = root / "ImageSets" / "Main"
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        found = sorted(p.stem for p in folder.glob("*.txt"))
+        raise FileNotFoundError(f"{path}: no such split; found {_some(found) if found else 'none'}")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise ValueError(f"{path}: a split lists at least one picture; this file is empty")
+    return ids
+
+
+def _pictures(root: Path) -> dict[str, Path]:
+    """Stem -> picture; of one stem with several extensions the first in `EXTENSIONS`' order."""
+    found = [path for path in (root / "JPEGImages").iterdir() if path.suffix.lower() in EXTENSIONS]
+    return {p.stem: p for p in sorted(found, key=lambda p: EXTENSIONS.index(p.suffix.lower()), reverse=True)}
+
+
+def _picture_of(root: Path, image_id: str, split: str, pictures: dict[str, Path]) -> Path:
+    annotation = root / "Annotations" / f"{image_id}.xml"
+    if image_id in pictures and annotation.is_file():
+        return pictures[image_id]
+    if image_id in pictures:
+        raise FileNotFoundError(f"{pictures[image_id]}: a picture has an annotation; there is no {annotation}")
+    if annotation.is_file():
+        raise FileNotFoundError(
+            f"{annotation}: an annotation has a picture; there is no {image_id}{'/'.join(EXTENSIONS)} in "
+            f"{root / 'JPEGImages'}"
+        )
+    raise FileNotFoundError(f"{root}: split {split} lists {image_id!r}, which has neither annotation nor picture")
+
+
+def _check_classes(class_names: tuple[str, ...], annotations: Iterable[tuple[str, Annotation]], folder: Path):
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise ValueError(f"class_names are one or more different names; got {', '.join(class_names) or 'none'}")
+    for image_id, annotation in annotations:
+        for o in annotation.objects:
+            if o.name not in class_names:
+                raise ValueError(
+                    f"{folder / image_id}.xml: every object's class is one of {', '.join(class_names)}; "
+                    f"got {o.name!r}"
+                )
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
