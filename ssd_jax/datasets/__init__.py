@@ -5,6 +5,7 @@ A source has `class_names` (objects only: label k is `class_names[k - 1]`), `__l
 metric adds 1 to widths and heights.
 """
 
+from ssd_jax.datasets.shapes import Shapes
 from ssd_jax.datasets.voc import VOCFolder
 
-__all__ = ["VOCFolder"]
+__all__ = ["Shapes", "VOCFolder"]
