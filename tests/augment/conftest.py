@@ -1,0 +1,6 @@
+"""The host-side reference lives beside the benchmark that times it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
