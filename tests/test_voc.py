@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ssd_jax import batching
-from ssd_jax.batching import UnreadableImage
 from ssd_jax.datasets import VOCFolder
 
 PICTURE = np.full((50, 100, 3), 77, np.uint8)
@@ -276,12 +275,17 @@ def test_a_size_that_can_be_read_nowhere(root):
     one_line(error, f"{root / 'JPEGImages/a.jpg'}: its XML lacks the picture's size, and no picture in a format")
 
 
-def test_a_picture_that_vanishes_is_unreadable(root):
+def test_a_picture_that_vanishes_is_unreadable(root, caplog):
     source = VOCFolder(root, "train")
     (root / "JPEGImages" / "a.jpg").unlink()
-    with pytest.raises(UnreadableImage) as error:
-        source[1]
-    one_line(error, f"{root / 'JPEGImages/a.jpg'}: No such file or directory")
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        (batch,) = batching.eval_batches(source, batch_size=2, image_size=32)
+    np.testing.assert_array_equal(batch["readable"], [True, False])
+    assert source[1].image_id == "a" and len(source[1].boxes) == 2
+    assert [r.getMessage() for r in caplog.records[:2]] == [
+        f"{root / 'JPEGImages/a.jpg'}: No such file or directory",
+        "a: the file is empty",
+    ]
 
 
 # -- through the pipeline

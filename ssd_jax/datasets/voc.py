@@ -74,12 +74,14 @@ class VOCFolder:
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
-        try:
-            image = self._paths[index].read_bytes()
-        except OSError as error:
-            raise UnreadableImage(f"{self._paths[index]}: {error.strerror}") from None
         rows = slice(self._starts[index], self._starts[index + 1])
-        return Example(self.image_ids[index], image, self._boxes[rows], self._labels[rows], self._difficult[rows])
+        return Example(
+            self.image_ids[index],
+            _read(self._paths[index]),
+            self._boxes[rows],
+            self._labels[rows],
+            self._difficult[rows],
+        )
 
     @property
     def most_boxes(self) -> int:
@@ -110,6 +112,15 @@ class VOCFolder:
             names = [self.image_ids[i] for i in dict.fromkeys(owners.tolist())]
             where = f"{self.root}, split {self.split}"
             logger.warning("%s: boxes %s: %d, in %s", where, what, len(owners), _some(names))
+
+
+def _read(path: Path) -> bytes:
+    """The file; nothing, with a warning, for one that went away since: an unreadable picture, as batching says."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        logger.warning("%s: %s", path, error.strerror)
+        return b""
 
 
 def parse(path: Path) -> Annotation:
