@@ -274,9 +274,7 @@ def _batches(
     start_step: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     batches = (
-        order[process_index::process_count]
-        .map(load)
-        .batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)[start_step:]
+        order[process_index::process_count].map(load).batch(batch_size // process_count, batch_fn=stack)[start_step:]
     )
     # Grain would hold 500 elements ready, and an element is a whole batch here.
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)))
