@@ -19,11 +19,18 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: fl
     """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
     check_shape("loss", loss, "P")
     check_shape("positive", positive, len(loss))
+    positive = jnp.asarray(positive)
     _, loss = widen(jnp.asarray(loss))
-    positives, negatives = jnp.sum(positive), jnp.sum(~positive)
+    positives, negatives = jnp.sum(positive, dtype=jnp.int32), jnp.sum(~positive, dtype=jnp.int32)
     count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
-    rank = jnp.argsort(jnp.argsort(jnp.where(positive, jnp.inf, -loss)))
-    return (rank < count) & ~positive
+    rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss)))  # [P]
+    threshold = _last(32, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
+    above = rank > threshold
+    tied = ~positive & (rank == threshold)
+    place = jnp.arange(len(loss), dtype=jnp.uint32)
+    missing = count - jnp.sum(above, dtype=jnp.int32)
+    end = _last(len(loss).bit_length(), lambda t: jnp.sum(tied & (place < t), dtype=jnp.int32) <= missing)
+    return above | (tied & (place < end))
 
 
 def multibox_loss(
@@ -52,17 +59,45 @@ def multibox_loss(
     check_shape("target_offsets", target_offsets, *offsets.shape)
     check_shape("target_labels", target_labels, len(offsets))
     _, offsets, logits, target_offsets = widen(jnp.asarray(offsets), logits, target_offsets)
-    positive = jnp.asarray(target_labels) != BACKGROUND  # [P]
+    target_labels = jnp.asarray(target_labels)
+    positive = target_labels > BACKGROUND  # [P]
     error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
-    entropy = cross_entropy(logits, jnp.asarray(target_labels))  # [P]
-    chosen = positive | hard_negatives(jax.lax.stop_gradient(entropy), positive, negative_ratio)
+    entropy = cross_entropy(logits, target_labels)  # [P]
+    chosen = positive | hard_negatives(entropy, positive, negative_ratio)
     loc_sum = jnp.sum(jnp.where(positive, error, 0))
     conf_sum = jnp.sum(jnp.where(chosen, entropy, 0))
     return loc_sum, conf_sum, jnp.sum(positive, dtype=jnp.int32)
 
 
+@jax.custom_jvp
 def cross_entropy(logits, labels):
     """-log softmax(logits)[label], [P], of logits [P, C] and labels [P]."""
-    # A comparison rather than a gather, whose gradient would be a scatter.
+    return jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+
+
+@cross_entropy.defjvp
+def _cross_entropy_jvp(primals, tangents):
+    """softmax - one-hot in one pass, where the gather's own gradient would be a scatter."""
+    logits, labels = primals
+    normaliser = jax.nn.logsumexp(logits, axis=1)
     is_label = labels[:, None] == jnp.arange(logits.shape[1])[None, :]  # [P, C]
-    return jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(is_label, logits, 0), axis=1)
+    slope = jnp.exp(logits - normaliser[:, None]) - is_label.astype(logits.dtype)
+    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return normaliser - chosen, jnp.sum(slope * tangents[0], axis=1)
+
+
+def _last(bits, holds):
+    """The largest integer of so many bits for which `holds`, which is true up to it and false beyond."""
+
+    def step(i, found):
+        candidate = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, bits, step, jnp.uint32(0))
+
+
+def _sortable(x):
+    """float32 as uint32, above 0 and in the same order; -0 and 0 are equal."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
+    negative = bits >> jnp.uint32(31) == 1
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

@@ -1,15 +1,18 @@
 """Areas, overlaps and conversions of boxes. NumPy in, NumPy out; JAX in, JAX out.
 
 Arithmetic is float32 (float64 for NumPy's float64): integers, bfloat16 and float16 are widened first. Any finite
-input gives finite values and finite gradients: sides of an inverted box count as 0, coordinates saturate at +-1e9,
-and an area below 1e-18 counts as none.
+input gives finite values and finite gradients: in areas and overlaps an inverted side counts as one of length 0,
+coordinates saturate at +-1e9, and areas below 1e-18 fade out of the ratios.
 """
 
 import math
 
+import jax
+import jax.numpy as jnp
+
 from ssd_jax.box.arrays import Array, Float, Real, check_shape, widen
 
-# The square of the smallest denominator must stay inside float32, for the gradient of a quotient.
+# The smallest denominators: their inverse squares, in the gradient of a quotient, must stay inside float32.
 NO_AREA = 1e-18
 NO_SIDE = 1e-9
 
@@ -92,8 +95,9 @@ def clip(corners: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
 
 def area(corners: Real[Array, "*n 4"]) -> Float[Array, "*n"]:
     """Areas [*n] of corners [*n, 4], in the square of their unit; 0 where a side is negative."""
-    xp, box = _columns("corners", corners)
-    return _area(xp, box)
+    check_shape("corners", corners, "...", 4)
+    xp, corners = widen(corners)
+    return _area(upright(xp, corners))
 
 
 def iou(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -> Float[Array, "n m"]:
@@ -101,7 +105,7 @@ def iou(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -> Float[Array, "n m"]:
 
     0 for a box without area, even with itself.
     """
-    return _iou(*_pairs(a, b))
+    return broadcast_iou(*_pairs(a, b))
 
 
 def generalized_iou(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -> Float[Array, "n m"]:
@@ -115,7 +119,10 @@ def distance_iou(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -> Float[Array, "
 
 
 def complete_iou(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -> Float[Array, "n m"]:
-    """Complete IoU [n, m], in [-2, 1], of corners a [n, 4] and b [m, 4] (arXiv:1911.08287, eq. 10)."""
+    """Complete IoU [n, m], in [-2, 1], of corners a [n, 4] and b [m, 4] (arXiv:1911.08287, eq. 10).
+
+    As in the paper, the weight of the aspect ratios' term is a constant to the gradient.
+    """
     return _complete_iou(*_pairs(a, b))
 
 
@@ -129,7 +136,7 @@ def intersection_over_foreground(a: Real[Array, "n 4"], b: Real[Array, "m 4"]) -
 
 def paired_iou(a: Real[Array, "*n 4"], b: Real[Array, "*n 4"]) -> Float[Array, "*n"]:
     """`iou` of a [*n, 4] and b [*n, 4], row by row: [*n]."""
-    return _iou(*_rows(a, b))
+    return broadcast_iou(*_rows(a, b))
 
 
 def paired_generalized_iou(a: Real[Array, "*n 4"], b: Real[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -152,104 +159,102 @@ def paired_intersection_over_foreground(a: Real[Array, "*n 4"], b: Real[Array, "
     return _intersection_over_foreground(*_rows(a, b))
 
 
-# Below, a box is a tuple of its four corner coordinates, arrays of any shapes that broadcast.
+# Below, a box is its four upright coordinates, arrays of any shapes that broadcast.
 
 
-def _iou(xp, a, b):
+def broadcast_iou(xp, a, b):
+    """`iou` of boxes given by their four `upright` coordinates, arrays of any shapes that broadcast."""
     intersection = _intersection(xp, a, b)
-    return _ratio(xp, intersection, _union(xp, a, b, intersection))
+    return _ratio(xp, intersection, _union(a, b, intersection))
 
 
 def _intersection_over_foreground(xp, a, b):
-    return _ratio(xp, _intersection(xp, a, b), _area(xp, a))
+    return _ratio(xp, _intersection(xp, a, b), _area(a))
 
 
 def _generalized_iou(xp, a, b):
     intersection = _intersection(xp, a, b)
-    union = _union(xp, a, b, intersection)
-    hull = _area(xp, _hull(xp, a, b))
+    union = _union(a, b, intersection)
+    hull = _area(_hull(xp, a, b))
     return _ratio(xp, intersection, union) - _ratio(xp, hull - union, hull)
 
 
 def _distance_iou(xp, a, b):
-    width, height = _sides(xp, _hull(xp, a, b))
-    diagonal = width**2 + height**2
-    distance = ((a[0] + a[2] - b[0] - b[2]) / 2) ** 2 + ((a[1] + a[3] - b[1] - b[3]) / 2) ** 2
-    return _iou(xp, a, b) - _ratio(xp, distance, diagonal)
+    width, height = _sides(_hull(xp, a, b))
+    across, down = (a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2
+    return broadcast_iou(xp, a, b) - _ratio(xp, across**2 + down**2, width**2 + height**2)
 
 
 def _complete_iou(xp, a, b):
+    constant = jax.lax.stop_gradient if xp is jnp else lambda x: x
     shape = 4 / math.pi**2 * (_angle(xp, a) - _angle(xp, b)) ** 2
-    weight = _ratio(xp, shape, 1 - _iou(xp, a, b) + shape)
+    weight = constant(_ratio(xp, shape, xp.maximum(1 - broadcast_iou(xp, a, b), 0) + shape))
     return _distance_iou(xp, a, b) - weight * shape
 
 
-def _sides(xp, box):
-    return xp.maximum(box[2] - box[0], 0), xp.maximum(box[3] - box[1], 0)
+def _sides(box):
+    return box[2] - box[0], box[3] - box[1]
 
 
-def _area(xp, box):
-    width, height = _sides(xp, box)
+def _area(box):
+    width, height = _sides(box)
     return width * height
 
 
 def _angle(xp, box):
-    width, height = _sides(xp, box)
+    width, height = _sides(box)
     return xp.arctan2(xp.maximum(width, NO_SIDE), xp.maximum(height, NO_SIDE))
 
 
 def _hull(xp, a, b):
-    return (
-        xp.minimum(a[0], b[0]),
-        xp.minimum(a[1], b[1]),
-        xp.maximum(a[2], b[2]),
-        xp.maximum(a[3], b[3]),
-    )
+    return xp.minimum(a[0], b[0]), xp.minimum(a[1], b[1]), xp.maximum(a[2], b[2]), xp.maximum(a[3], b[3])
 
 
 def _intersection(xp, a, b):
-    return _area(
-        xp,
-        (
-            xp.maximum(a[0], b[0]),
-            xp.maximum(a[1], b[1]),
-            xp.minimum(a[2], b[2]),
-            xp.minimum(a[3], b[3]),
-        ),
-    )
+    width = xp.minimum(a[2], b[2]) - xp.maximum(a[0], b[0])
+    height = xp.minimum(a[3], b[3]) - xp.maximum(a[1], b[1])
+    return xp.maximum(width, 0) * xp.maximum(height, 0)
 
 
-def _union(xp, a, b, intersection):
-    return _area(xp, a) + _area(xp, b) - intersection
+def _union(a, b, intersection):
+    return _area(a) + _area(b) - intersection
 
 
 def _ratio(xp, part, whole):
-    exists = whole > NO_AREA
-    return xp.where(exists, part / xp.where(exists, whole, 1), 0)
+    return part / xp.maximum(whole, NO_AREA)
 
 
 def _columns(name, boxes):
     check_shape(name, boxes, "...", 4)
     xp, boxes = widen(boxes)
-    return xp, tuple(boxes[..., i] for i in range(4))
+    return xp, _split(boxes)
 
 
 def _columns_and_size(corners, size):
-    check_shape("corners", corners, "...", 4)
-    xp, corners = widen(corners)
-    height, width = (xp.maximum(xp.asarray(side).astype(corners.dtype), 1) for side in size)
-    return xp, tuple(corners[..., i] for i in range(4)), (height, width)
+    xp, box = _columns("corners", corners)
+    height, width = (xp.maximum(xp.asarray(side).astype(box[0].dtype), 1) for side in size)
+    return xp, box, (height, width)
 
 
 def _pairs(a, b):
     check_shape("a", a, "n", 4)
     check_shape("b", b, "m", 4)
     xp, a, b = widen(a, b)
-    return xp, tuple(a[:, i, None] for i in range(4)), tuple(b[None, :, i] for i in range(4))
+    return xp, upright(xp, a[:, None]), upright(xp, b[None, :])
 
 
 def _rows(a, b):
     check_shape("a", a, "...", 4)
     check_shape("b", b, *a.shape)
     xp, a, b = widen(a, b)
-    return xp, tuple(a[..., i] for i in range(4)), tuple(b[..., i] for i in range(4))
+    return xp, upright(xp, a), upright(xp, b)
+
+
+def _split(boxes):
+    return tuple(boxes[..., i] for i in range(4))
+
+
+def upright(xp, corners):
+    """The four coordinates; an inverted side becomes a side of length 0 at its start."""
+    x_min, y_min, x_max, y_max = _split(corners)
+    return x_min, y_min, xp.maximum(x_max, x_min), xp.maximum(y_max, y_min)

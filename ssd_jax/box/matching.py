@@ -34,12 +34,12 @@ def match(
     _, gt_corners, priors = widen(jnp.asarray(gt_corners), priors)
     if 0 in (len(gt_corners), len(priors)):
         return jnp.full(len(priors), -1, jnp.int32)
-    overlap = iou(gt_corners, center_to_corner(priors))  # [G, P]
+    overlap = jax.lax.stop_gradient(iou(gt_corners, center_to_corner(priors)))  # [G, P]
     overlap = jnp.where(jnp.asarray(gt_valid)[:, None] & (overlap > NO_OVERLAP), overlap, 0)
-    best = jnp.argmax(overlap, axis=0)  # [P]
-    index = jnp.where(jnp.max(overlap, axis=0) >= max(threshold, NO_OVERLAP), best, -1)
+    largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
+    index = jnp.where(largest >= max(threshold, NO_OVERLAP), best, -1)
     own = _bipartite(overlap)  # [G]
-    return index.at[own].set(jnp.arange(len(own)), mode="drop").astype(jnp.int32)
+    return index.at[own].set(jnp.arange(len(own), dtype=jnp.int32), mode="drop")
 
 
 def assign(
@@ -76,12 +76,20 @@ def _bipartite(overlap):
     def step(state):
         own, free, _ = state
         left = jnp.where((own == priors)[:, None] & free[None, :], overlap, 0)  # [G, P]
-        choice = jnp.argmax(left, axis=1)  # [G]
-        suitor = jnp.argmax(left[:, choice], axis=0)  # [G]
-        mutual = (suitor == jnp.arange(ground_truths)) & (jnp.max(left, axis=1) > 0)
+        largest, choice = _max_and_place(left, axis=1)  # [G], [G]
+        _, suitor = _max_and_place(left[:, choice], axis=0)  # [G]
+        mutual = (suitor == jnp.arange(ground_truths)) & (largest > 0)
         own = jnp.where(mutual, choice, own)
         free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
         return own, free, jnp.any(mutual)
 
     start = jnp.full(ground_truths, priors), jnp.ones(priors, bool), True
     return jax.lax.while_loop(lambda state: state[2], step, start)[0]
+
+
+def _max_and_place(x, axis):
+    """Maximum along an axis and its first place, int32; two plain reductions, which on a CPU beat argmax."""
+    largest = jnp.max(x, axis=axis, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    first = jnp.min(jnp.where(x == largest, place, x.shape[axis]), axis=axis)
+    return jnp.squeeze(largest, axis), first

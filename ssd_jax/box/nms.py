@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
-from ssd_jax.box.geometry import iou
+from ssd_jax.box.geometry import broadcast_iou, iou, upright
+
+# Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
+# overlaps held at once are [K, BLOCK], not [K, K].
+BLOCK = 100
 
 
 def non_max_suppression(
@@ -119,17 +123,38 @@ def _candidates(scores, score_threshold, max_candidates):
 
 
 def _greedy(corners, valid, iou_threshold):
-    """Which boxes [K], best first, greedy suppression keeps.
+    """Which boxes [K], valid ones first, best first, greedy suppression keeps; block by block of the valid ones."""
+    corners, valid = jax.lax.stop_gradient(corners), jax.lax.stop_gradient(valid)
+    count = len(corners)
+    block = max(min(BLOCK, count), 1)
+    padding = (0, -count % block)
+    sides = jnp.pad(jnp.stack(upright(jnp, corners)), ((0, 0), padding))  # [4, K]
+    valid = jnp.pad(valid, padding)
 
-    "Kept iff no better kept box overlaps it" has one solution, and iterating settles at least one more box, in order,
-    each round; in practice a few rounds reach it.
+    def step(state):
+        keep, start = state
+        here = jax.lax.dynamic_slice_in_dim(sides, start, block, axis=1)  # [4, T]
+        overlaps = broadcast_iou(jnp, sides[:, :, None], here[:, None, :]) > iou_threshold  # [K, T]
+        free = jax.lax.dynamic_slice_in_dim(valid, start, block) & ~jnp.any(overlaps & keep[:, None], axis=0)
+        overlaps = broadcast_iou(jnp, here[:, :, None], here[:, None, :]) > iou_threshold  # [T, T]
+        keep = jax.lax.dynamic_update_slice_in_dim(keep, _fixed_point(overlaps, free), start, 0)
+        return keep, start + block
+
+    start = jnp.zeros_like(valid), 0
+    keep, _ = jax.lax.while_loop(lambda state: state[1] < jnp.sum(valid), step, start)
+    return keep[:count]
+
+
+def _fixed_point(overlaps, free):
+    """The one solution keep [T] of "kept iff free and no better kept box overlaps it", boxes best first.
+
+    Each round settles at least one more box, in order; in practice a few rounds settle all.
     """
-    better = jnp.triu(jnp.ones((len(corners),) * 2, bool), 1)
-    suppresses = better & (iou(corners, corners) > iou_threshold)  # [K, K]
+    better = jnp.triu(jnp.ones_like(overlaps), 1)
 
     def step(state):
         keep, _ = state
-        again = valid & ~jnp.any(suppresses & keep[:, None], axis=0)
+        again = free & ~jnp.any(overlaps & better & keep[:, None], axis=0)
         return again, jnp.any(again != keep)
 
-    return jax.lax.while_loop(lambda state: state[1], step, (valid, True))[0]
+    return jax.lax.while_loop(lambda state: state[1], step, (free, True))[0]
