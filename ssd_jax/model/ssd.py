@@ -1,0 +1,146 @@
+"""SSD: a trunk, extra layers that shrink further, and a head on each map (paper, figure 2)."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.augment import MEAN_COLOUR
+from ssd_jax.box import PriorSpec
+from ssd_jax.model.layers import INITS, ChannelNorm, ConvBlock, Head, scaled
+from ssd_jax.model.vgg import VGG16
+
+NORMS = (None, "batch")
+DTYPES = ("float32", "bfloat16")
+
+
+class Extra(NamedTuple):
+    """Two convolutions that make the next map: 1x1 to `narrow` channels, then `kernel` square to `wide`."""
+
+    narrow: int
+    wide: int
+    kernel: int
+    stride: int
+    padding: int
+
+
+EXTRAS_300 = (
+    Extra(256, 512, 3, 2, 1),
+    Extra(128, 256, 3, 2, 1),
+    Extra(128, 256, 3, 1, 0),
+    Extra(128, 256, 3, 1, 0),
+)
+EXTRAS_512 = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Extra(128, 256, 4, 1, 1))
+
+
+def extras_for(spec: PriorSpec) -> tuple[Extra, ...]:
+    """Extra layers for a spec: the paper's for the grids of SSD300 and SSD512, else each halves the map before it."""
+    paper = {(38, 19, 10, 5, 3, 1): EXTRAS_300, (64, 32, 16, 8, 4, 2, 1): EXTRAS_512}
+    halving = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * (len(spec.grids) - 3))
+    return paper.get(spec.grids, halving[: len(spec.grids) - 2])
+
+
+class SSD(nn.Module):
+    """SSD on VGG16: `apply({"params": p, ...}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
+
+    Images are RGB minus `MEAN_COLOUR` (see `preprocess`); offsets and logits are float32, in the order of
+    `box.make_priors(spec)`. The defaults are the paper's.
+
+    Attributes:
+      num_classes: C, background included.
+      spec: the priors; `spec.image_size` is S and `spec.grids` the sides of the maps.
+      width: multiplies the number of channels of every layer but the heads.
+      norm: None (the paper), or "batch": BatchNorm after every trunk and extra convolution, for training from
+        scratch. It adds a "batch_stats" collection, updated when `train=True`.
+      l2_scale: initial scale of conv4_3's L2 norm.
+      kernel_init, head_init: "xavier" (Caffe's, by fan-in), "he" or "normal" (deviation 0.01); biases start at 0.
+      dtype: "float32" or "bfloat16", of trunk and extra layers. Parameters and heads stay float32.
+      axis_name: the mapped axis of devices over which BatchNorm averages its statistics.
+    """
+
+    num_classes: int
+    spec: PriorSpec
+    width: float = 1.0
+    norm: str | None = None
+    l2_scale: float = 20.0
+    kernel_init: str = "xavier"
+    head_init: str = "xavier"
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options, so that a typo fails before any array is made."""
+        super().__post_init__()
+        for field, value, allowed in (
+            ("norm", self.norm, NORMS),
+            ("kernel_init", self.kernel_init, tuple(INITS)),
+            ("head_init", self.head_init, tuple(INITS)),
+            ("dtype", self.dtype, DTYPES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"SSD's {field} must be one of {allowed}, got {value!r}")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes counts the background, so it is at least 2, got {self.num_classes}")
+        if not self.width > 0:
+            raise ValueError(f"width multiplies channel counts and must be positive, got {self.width}")
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Detect in `images`; `train` only matters to BatchNorm."""
+        size = self.spec.image_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ValueError(f"images must have shape [B, {size}, {size}, 3], got {list(images.shape)}")
+        block = partial(
+            ConvBlock, norm=self.norm, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name
+        )
+        maps = VGG16(block, self.width, name="trunk")(images.astype(self.dtype), train=train)
+        x = maps[-1]
+        maps[0] = ChannelNorm(self.l2_scale, name="conv4_3_norm")(maps[0])
+        for number, extra in enumerate(extras_for(self.spec), start=6):
+            x = block(scaled(extra.narrow, self.width), kernel=1, name=f"conv{number}_1")(x, train=train)
+            x = block(
+                scaled(extra.wide, self.width),
+                kernel=extra.kernel,
+                stride=extra.stride,
+                padding=extra.padding,
+                name=f"conv{number}_2",
+            )(x, train=train)
+            maps.append(x)
+
+        grids = tuple(m.shape[1] for m in maps)
+        if grids != tuple(self.spec.grids):
+            raise ValueError(f"the spec's grids must be the sides of the maps, {grids}, got {self.spec.grids}")
+        offsets, logits = [], []
+        for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
+            offsets.append(Head(per_cell, 4, self.head_init, name=f"loc{k}")(x))
+            logits.append(Head(per_cell, self.num_classes, self.head_init, name=f"conf{k}")(x))
+        return jnp.concatenate(offsets, axis=1), jnp.concatenate(logits, axis=1)  # [B, P, 4], [B, P, C]
+
+
+def preprocess(images: jax.Array) -> jax.Array:
+    """Turn RGB pixels 0..255 `[..., 3]` of any type into the float32 that the model is fed: pixel - `MEAN_COLOUR`."""
+    mean = np.asarray(MEAN_COLOUR, np.float32).reshape((1,) * (images.ndim - 1) + (3,))
+    return images.astype(jnp.float32) - mean
+
+
+def describe(model: SSD) -> dict[str, Any]:
+    """Return the model's options as plain JSON values, from which `from_description` makes the same model."""
+    skip = {"parent", "name", "axis_name"}
+    options = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in skip}
+    return options | {"spec": dataclasses.asdict(model.spec)}
+
+
+def from_description(description: dict[str, Any]) -> SSD:
+    """Make the model that `describe` described, or one from a config's options."""
+    return SSD(**(description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}))
+
+
+def deep_tuple(value: Any) -> Any:
+    """Turn lists, which JSON knows, into the tuples that make a spec hashable."""
+    if isinstance(value, dict):
+        return {key: deep_tuple(item) for key, item in value.items()}
+    return tuple(map(deep_tuple, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,34 @@
+"""VGG16 as SSD's trunk: fully convolutional, fc6 and fc7 reduced and dilated (paper, section 3)."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from ssd_jax.model.layers import pool2, pool5, scaled
+
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16(nn.Module):
+    """Images to the two maps SSD reads from VGG16: conv4_3 (stride 8, 512 channels) and fc7 (stride 16, 1024).
+
+    `block(features, **options)` makes a convolution block; `width` multiplies the channels.
+    """
+
+    block: Callable[..., nn.Module]
+    width: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        """Map images `[B, S, S, 3]` to `[conv4_3, fc7]`."""
+        maps = []
+        for stage, layers in enumerate(STAGES, start=1):
+            for layer, features in enumerate(layers, start=1):
+                x = self.block(scaled(features, self.width), name=f"conv{stage}_{layer}")(x, train=train)
+            if stage == 4:
+                maps.append(x)
+            x = pool2(x) if stage < 5 else pool5(x)
+        x = self.block(scaled(1024, self.width), dilation=6, name="fc6")(x, train=train)
+        x = self.block(scaled(1024, self.width), kernel=1, name="fc7")(x, train=train)
+        return [*maps, x]

@@ -1,0 +1,124 @@
+"""SSD's shapes, sizes and options."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
+from ssd_jax.model import MEAN_COLOUR, SSD, describe, from_description, preprocess
+
+TINY = PriorSpec(
+    image_size=64,
+    grids=(8, 4, 2, 1),
+    steps=(8.0, 16.0, 32.0, 64.0),
+    sizes=(8.0, 16.0, 28.0, 40.0, 52.0),
+    ratios=((2.0,), (2.0, 3.0), (2.0,), (2.0,)),
+)
+TINY_PRIORS = 64 * 4 + 16 * 6 + 4 * 4 + 4
+
+
+def shapes_of(model):
+    size = model.spec.image_size
+    return jax.eval_shape(
+        lambda key, x: model.init_with_output(key, x), jax.random.key(0), jnp.zeros((2, size, size, 3))
+    )
+
+
+def count(variables):
+    return sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def ssd512_parameters(classes):
+    """Layer by layer: weights and biases of square convolutions, and the L2 norm's 512 scales."""
+    vgg = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]
+    layers = [(3, *c) for c in [*vgg, *[(512, 512)] * 5, (512, 1024)]] + [(1, 1024, 1024)]
+    layers += [(1, 1024, 256), (3, 256, 512), (1, 512, 128), (3, 128, 256)]
+    layers += [(1, 256, 128), (3, 128, 256)] * 2 + [(1, 256, 128), (4, 128, 256)]
+    maps = [(512, 4), (1024, 6), (512, 6), (256, 6), (256, 6), (256, 4), (256, 4)]
+    layers += [(3, channels, k * values) for channels, k in maps for values in (4, classes)]
+    return 512 + sum(k * k * a * b + b for k, a, b in layers)
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "priors", "parameters"),
+    [
+        (SSD300_VOC, 21, 8732, 26_285_486),  # torchvision's ssd300_vgg16 with 21 classes counts the same
+        (SSD300_COCO, 91, 8732, 35_641_826),  # torchvision's published count
+        (SSD512_VOC, 21, 24564, ssd512_parameters(21)),
+        (SSD512_COCO, 81, 24564, ssd512_parameters(81)),
+    ],
+)
+def test_outputs_and_parameter_counts(spec, classes, priors, parameters):
+    (offsets, logits), variables = shapes_of(SSD(classes, spec))
+    assert offsets.shape == (2, priors, 4)
+    assert logits.shape == (2, priors, classes)
+    assert count(variables) == parameters
+
+
+def test_outputs_are_float32_for_a_bfloat16_trunk_and_so_are_parameters():
+    (offsets, logits), variables = shapes_of(SSD(3, TINY, width=0.125, dtype="bfloat16"))
+    assert offsets.dtype == logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_agrees_with_float32_on_the_same_weights():
+    wide, narrow = (
+        SSD(3, TINY, width=0.125, norm="batch", kernel_init="he", dtype=d) for d in ("float32", "bfloat16")
+    )
+    x = preprocess(jax.random.randint(jax.random.key(1), (2, 64, 64, 3), 0, 256))
+    variables = jax.jit(wide.init)(jax.random.key(0), x)
+    expected = jax.jit(wide.apply)(variables, x)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's BatchNorm mixes bfloat16 inputs with float32 statistics
+        got = jax.jit(narrow.apply)(variables, x)
+    for a, b in zip(expected, got, strict=True):
+        assert np.max(np.abs(a - b)) < 0.03 * np.max(np.abs(a))
+
+
+def test_width_scales_every_layer_but_the_heads():
+    _, variables = shapes_of(SSD(3, TINY, width=0.25))
+    trunk = variables["params"]["trunk"]
+    assert trunk["conv1_1"]["conv"]["kernel"].shape == (3, 3, 3, 16)
+    assert trunk["fc7"]["conv"]["kernel"].shape == (1, 1, 256, 256)
+    assert variables["params"]["conv6_2"]["conv"]["kernel"].shape == (3, 3, 64, 128)
+    assert variables["params"]["conf1"]["conv"]["kernel"].shape == (3, 3, 256, 6 * 3)
+
+
+def test_a_model_survives_the_trip_through_json():
+    model = SSD(
+        7, TINY, width=0.5, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal", dtype="bfloat16"
+    )
+    assert from_description(json.loads(json.dumps(describe(model)))) == model
+
+
+def test_preprocess_subtracts_the_mean_colour():
+    image = np.full((2, 2, 3), 200, np.uint8)
+    np.testing.assert_array_equal(preprocess(image), np.broadcast_to(200 - np.array(MEAN_COLOUR), (2, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "group"}, r"norm must be one of \(None, 'batch'\), got 'group'"),
+        ({"dtype": "float16"}, r"dtype must be one of .*, got 'float16'"),
+        ({"kernel_init": "zero"}, r"kernel_init must be one of .*, got 'zero'"),
+        ({"width": 0.0}, r"width .* must be positive, got 0.0"),
+        ({"num_classes": 1}, r"at least 2, got 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SSD(**({"num_classes": 3, "spec": TINY} | options))
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"images must have shape \[B, 64, 64, 3\], got \[1, 32, 32, 3\]"):
+        SSD(3, TINY).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_a_spec_whose_grids_are_not_the_maps_is_refused():
+    spec = PriorSpec(64, (8, 4, 3), (8.0, 16.0, 32.0), (8.0, 16.0, 28.0, 40.0), ((2.0,),) * 3)
+    with pytest.raises(ValueError, match=r"sides of the maps, \(8, 4, 2\), got \(8, 4, 3\)"):
+        shapes_of(SSD(3, spec))
