@@ -1,0 +1,19 @@
+"""SSD512 on PASCAL VOC, as the paper trains it from ImageNet weights (79.8 mAP on VOC2007 test in Caffe).
+
+    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit/VOC2007
+
+Result: not measured here yet.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import ssd300_voc
+from ssd_jax.box import SSD512_VOC
+
+
+def get_config() -> ConfigDict:
+    config = ssd300_voc.get_config().unlock()
+    config.spec = ConfigDict(dataclasses.asdict(SSD512_VOC))
+    return config.lock()

@@ -1,0 +1,39 @@
+"""Pictures with labelled boxes."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ssd_jax.inference.detector import Detections
+
+# Easily told apart on photographs, RGB; classes beyond the last colour start over.
+COLOURS = (
+    (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180),
+    (0, 128, 128), (240, 50, 230), (128, 128, 0), (170, 110, 40), (128, 0, 0),
+)  # fmt: skip
+
+
+def draw(
+    image: np.ndarray, detections: Detections, class_names: Sequence[str], *, smallest_side: int = 400
+) -> np.ndarray:
+    """Draw boxes with class names and scores on a copy of an RGB uint8 picture.
+
+    A picture whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read.
+    """
+    height, width = image.shape[:2]
+    zoom = max(1.0, smallest_side / min(height, width))
+    canvas = cv2.resize(image, (round(width * zoom), round(height * zoom)), interpolation=cv2.INTER_LINEAR)
+    scale = max(canvas.shape[:2]) / 1000
+    thickness, font = max(1, round(2 * scale)), max(0.4, 0.7 * scale)
+    for box, score, label in reversed(list(zip(*detections, strict=True))):  # the best on top
+        colour = COLOURS[(label - 1) % len(COLOURS)]
+        x0, y0, x1, y1 = (round(float(v) * zoom) for v in box)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thickness)
+        text = f"{class_names[label - 1]} {score:.2f}"
+        (w, h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, 1)
+        top = max(y0, h + below)  # a label above a box at the upper edge would be cut off
+        cv2.rectangle(canvas, (x0, top - h - below), (x0 + w, top), colour, cv2.FILLED)
+        origin = (x0, top - below // 2)
+        cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, font, (255, 255, 255), 1, cv2.LINE_AA)
+    return canvas

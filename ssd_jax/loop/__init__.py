@@ -1,0 +1,8 @@
+"""A run from start to end: the only room that sees the config, the disk and the devices."""
+
+from ssd_jax.loop.command import command
+from ssd_jax.loop.evaluation import evaluate
+from ssd_jax.loop.fit import train
+from ssd_jax.loop.workdir import load_config
+
+__all__ = ["command", "evaluate", "load_config", "train"]

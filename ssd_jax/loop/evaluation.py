@@ -1,0 +1,102 @@
+"""Evaluate a model on a data set by VOC's average precision."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ssd_jax.batching import Source, eval_batches
+from ssd_jax.inference import Detections, load_detector, make_detect, to_pixels
+from ssd_jax.loop.build import open_source
+from ssd_jax.loop.workdir import load_config, write_json
+from ssd_jax.metrics import VOCMetric
+from ssd_jax.model import SSD
+from ssd_jax.parallel import map_devices, split
+
+PyTree = Any
+Results = dict[str, Any]
+
+
+class Evaluator:
+    """Scores variables of `model` on `source`, on all local devices; compiles once for all its calls."""
+
+    def __init__(self, model: SSD, source: Source, *, batch_size: int) -> None:
+        """Prepare to evaluate `batch_size` pictures at a time, rounded up to a multiple of the devices."""
+        self._source = source
+        self._image_size = model.spec.image_size
+        self._devices = jax.local_device_count()
+        self._batch_size = -(-batch_size // self._devices) * self._devices
+        self._detect = map_devices(make_detect(model))
+
+    def __call__(self, variables: PyTree) -> Results:
+        """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name."""
+        metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
+        images, unreadable = 0, []
+        for index, size, detections in self._detections(variables):
+            example = self._source[index]
+            if detections is None:
+                unreadable.append(example.image_id)
+                continue
+            images += 1
+            height, width = size
+            corners = example.boxes * np.asarray([width, height, width, height], np.float32)
+            metric.add(example.image_id, corners, example.labels, example.difficult, *detections)
+        eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
+        return {
+            "mAP": eleven["mAP"],
+            "mAP_area": area["mAP"],
+            "AP": eleven["AP"],
+            "AP_area": area["AP"],
+            "images": images,
+            "unreadable": unreadable,
+        }
+
+    def _detections(self, variables: PyTree) -> Iterator[tuple[int, np.ndarray, Detections | None]]:
+        batches = eval_batches(self._source, batch_size=self._batch_size, image_size=self._image_size)
+        total = -(-len(self._source) // self._batch_size)
+        for batch in tqdm(batches, total=total, desc="evaluate", leave=False, disable=None):
+            found = self._detect(variables, split(batch, self._devices)["images"])
+            boxes, scores, labels = (np.asarray(x).reshape(self._batch_size, *x.shape[2:]) for x in found)
+            for row, index in enumerate(batch["index"]):
+                if index < 0:  # padding of the last batch
+                    continue
+                size = batch["sizes"][row]
+                detections = to_pixels(boxes[row], scores[row], labels[row], size)
+                yield int(index), size, detections if batch["readable"][row] else None
+
+
+def evaluate(workdir: str | Path, *, split: str | None = None, step: int | None = None) -> Results:
+    """Evaluate a run's newest checkpoint (or that of `step`) on a split of its data; write `eval_SPLIT.json` there.
+
+    Args:
+      workdir: where `train` wrote.
+      split: as in the config's `data.train`; the default is the config's `data.eval`.
+      step: which checkpoint.
+    """
+    workdir = Path(workdir)
+    config = load_config(workdir)
+    split = split or config.data.eval
+    source = open_source(config.data, split)
+    detector = load_detector(workdir, step=step)
+    if tuple(source.class_names) != detector.class_names:
+        raise ValueError(
+            f"the data's classes must be those the model was trained on, {detector.class_names}, "
+            f"got {tuple(source.class_names)}"
+        )
+    evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size)
+    results = {"split": split, "step": detector.step} | evaluator(detector.variables)
+    path = workdir / f"eval_{split.replace('/', '_').replace(':', '_')}.json"
+    write_json(path, results)
+    return results | {"path": str(path)}
+
+
+def table(results: Results) -> str:
+    """Lay out the results as text, a line a class."""
+    width = max(map(len, [*results["AP"], "class"]))
+    lines = [f"{'class':<{width}}  AP 11-point  AP area"]
+    lines += [f"{name:<{width}}  {ap:>11.4f}  {results['AP_area'][name]:>7.4f}" for name, ap in results["AP"].items()]
+    lines += [f"{'mAP':<{width}}  {results['mAP']:>11.4f}  {results['mAP_area']:>7.4f}"]
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+logger = logging.getLogger("ssd_jax")
+
+
+class Log:
+    """Writes scalars to every place they are looked for; a context manager."""
+
+    def __init__(self, workdir: Path, *, start_step: int, steps: int) -> None:
+        """Go on at `start_step`; what an interrupted run wrote beyond it is dropped."""
+        self._path = workdir / "metrics.jsonl"
+        _drop_lines_after(self._path, start_step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+        self._bar = tqdm(
+            total=steps, initial=start_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05
+        )
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Record `values` after `step` updates."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Show where the run is."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar.disable:
+            self.line(f"step {step}/{self._bar.total}  {text}")
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def line(self, text: str) -> None:
+        """Print a line without tearing the progress bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def __enter__(self) -> "Log":
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every file."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in kept))
+    os.replace(partial, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # cut short by the interruption
+        return float("inf")
