@@ -7,6 +7,7 @@ from ssd_jax.box import BACKGROUND
 from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
 
 
+@jax.jit
 def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
     """0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3)."""
     _, x = widen(jnp.asarray(x))
@@ -15,6 +16,7 @@ def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
     return near * (size - 0.5 * near)
 
 
+@jax.jit
 def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: float = 3) -> Bool[Array, "P"]:
     """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
     check_shape("loss", loss, "P")
@@ -33,6 +35,7 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: fl
     return above | (tied & (place < end))
 
 
+@jax.jit
 def multibox_loss(
     offsets: Real[Array, "P 4"],
     logits: Real[Array, "P C"],

@@ -79,3 +79,86 @@ def test_hard_negatives_is_the_sort_with_ties():
 def test_an_image_without_positives_gives_nothing():
     offsets, logits, targets, labels = scene(0)
     np.testing.assert_array_equal(loss.multibox_loss(offsets, logits, targets, 0 * labels), (0, 0, 0))
+
+
+def test_the_gradient_is_softmax_minus_one_hot_of_the_chosen_priors():
+    offsets, logits, targets, labels = scene(3)
+    by_offsets, by_logits = jax.jit(
+        jax.grad(lambda o, z: sum(loss.multibox_loss(o, z, targets, labels)[:2]), argnums=(0, 1))
+    )(offsets, logits)
+    positive = labels > 0
+    entropy = [slow_cross_entropy(z, l) for z, l in zip(logits.tolist(), labels.tolist(), strict=True)]
+    chosen = positive | slow_hard_negatives(entropy, positive, 3)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(by_logits, chosen[:, None] * (softmax - np.eye(4)[labels]), atol=1e-6)
+    np.testing.assert_allclose(by_offsets, positive[:, None] * np.clip(offsets - targets, -1, 1), atol=1e-6)
+
+
+def test_the_second_derivative_exists():
+    logits, label = np.float32([[1, 2, 3]]), np.array([1])
+    softmax = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    hessian = jax.hessian(lambda z: loss.cross_entropy(z, label)[0])(logits)[0, :, 0]
+    np.testing.assert_allclose(hessian, np.diag(softmax) - np.outer(softmax, softmax), atol=1e-6)
+
+
+LARGE = np.float32([0, 1, -1, 100, -100, 1e9, 3e38, -3e38])
+
+
+def test_any_finite_input_gives_finite_sums_and_gradients():
+    rng = np.random.default_rng(0)
+    offsets, targets, logits = (rng.choice(LARGE, (200, 4)) for _ in range(3))
+    labels = (np.arange(200) % 10 == 0).astype(np.int32)
+    value, slopes = jax.jit(
+        jax.value_and_grad(lambda o, z, t: sum(loss.multibox_loss(o, z, t, labels)[:2]), argnums=(0, 1, 2))
+    )(offsets, logits, targets)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(slope)) for slope in slopes)
+
+
+def test_hard_negatives_of_any_floats_are_ordered_as_numbers():
+    losses = np.float32([0.0, -0.0, 2e-38, -2e-38, 1e9, -1e9, 1, -1, 1.0000001, 3])
+    for positives in range(1, 4):
+        positive = np.arange(10) >= 10 - positives
+        np.testing.assert_array_equal(
+            loss.hard_negatives(losses, positive, 2), slow_hard_negatives(losses, positive, 2)
+        )
+
+
+def test_fewer_negatives_than_asked_for_are_all_taken_once():
+    positive = np.arange(10) < 7
+    np.testing.assert_array_equal(loss.hard_negatives(np.zeros(10, np.float32), positive, 3), ~positive)
+
+
+def test_a_ratio_that_is_no_integer_rounds_the_count_down():
+    positive = np.arange(20) < 3
+    mask = loss.hard_negatives(np.arange(20, dtype=np.float32), positive, 2.5)
+    np.testing.assert_array_equal(mask, np.arange(20) >= 13)
+
+
+def test_bfloat16_predictions_are_summed_in_float32():
+    offsets, logits, targets, labels = scene(5)
+    halves = jnp.asarray(offsets, jnp.bfloat16), jnp.asarray(logits, jnp.bfloat16)
+    sums = loss.multibox_loss(*halves, targets, labels)
+    assert sums[0].dtype == sums[1].dtype == jnp.float32
+    wide = [half.astype(jnp.float32) for half in halves]
+    np.testing.assert_array_equal(sums, loss.multibox_loss(*wide, targets, labels))
+    np.testing.assert_allclose(sums, loss.multibox_loss(offsets, logits, targets, labels), rtol=2e-2)
+
+
+def test_a_batch_is_its_images():
+    scenes = [scene(seed, positives=positives) for seed, positives in enumerate((0, 3, 60))]
+    batch = [np.stack(arrays) for arrays in zip(*scenes, strict=True)]
+    together = jax.jit(jax.vmap(loss.multibox_loss))(*batch)
+    single = jax.jit(loss.multibox_loss)
+    for i, arguments in enumerate(scenes):
+        np.testing.assert_allclose([x[i] for x in together], single(*arguments), rtol=1e-6)
+
+
+def test_wrong_shapes_are_named():
+    offsets, logits, targets, labels = scene(0)
+    with pytest.raises(ValueError, match=r"logits must have shape \[200, C\]; got \[199, 4\]"):
+        loss.multibox_loss(offsets, logits[1:], targets, labels)
+    with pytest.raises(ValueError, match=r"offsets must have shape \[P, 4\]; got \[1, 200, 4\]"):
+        loss.multibox_loss(offsets[None], logits[None], targets[None], labels[None])
+    with pytest.raises(ValueError, match=r"positive must have shape \[200\]; got \[100\]"):
+        loss.hard_negatives(logits[:, 0], labels[:100] > 0, 3)

@@ -15,6 +15,7 @@ BACKGROUND = 0
 NO_OVERLAP = 1e-6
 
 
+@jax.jit
 def match(
     gt_corners: Real[Array, "G 4"],
     gt_valid: Bool[Array, "G"],
@@ -37,11 +38,12 @@ def match(
     overlap = jax.lax.stop_gradient(iou(gt_corners, center_to_corner(priors)))  # [G, P]
     overlap = jnp.where(jnp.asarray(gt_valid)[:, None] & (overlap > NO_OVERLAP), overlap, 0)
     largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
-    index = jnp.where(largest >= max(threshold, NO_OVERLAP), best, -1)
+    index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, -1)
     own = _bipartite(overlap)  # [G]
     return index.at[own].set(jnp.arange(len(own), dtype=jnp.int32), mode="drop")
 
 
+@jax.jit
 def assign(
     gt_corners: Real[Array, "G 4"],
     gt_labels: Int[Array, "G"],

@@ -1,5 +1,6 @@
 """Non-maximum suppression with static shapes (Caffe's DetectionOutput; Soft-NMS, arXiv:1704.04503)."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,7 @@ from ssd_jax.box.geometry import broadcast_iou, iou, upright
 BLOCK = 100
 
 
+@functools.partial(jax.jit, static_argnames=("max_candidates",))
 def non_max_suppression(
     corners: Real[Array, "n 4"],
     scores: Real[Array, "n"],
@@ -37,6 +39,7 @@ def non_max_suppression(
     return order, _greedy(corners[order], scores > -jnp.inf, iou_threshold)
 
 
+@functools.partial(jax.jit, static_argnames=("max_candidates", "max_detections"))
 def multiclass_nms(
     boxes: Real[Array, "P 4"],
     scores: Real[Array, "P C"],
@@ -85,6 +88,7 @@ def linear_decay(iou_threshold: float = 0.3) -> Callable:
     return lambda overlap: jnp.where(overlap > iou_threshold, 1 - overlap, 1)
 
 
+@functools.partial(jax.jit, static_argnames=("decay", "max_candidates"))
 def soft_nms(
     corners: Real[Array, "n 4"],
     scores: Real[Array, "n"],
@@ -106,6 +110,8 @@ def soft_nms(
     check_shape("scores", scores, len(corners))
     _, corners, scores = widen(jnp.asarray(corners), scores)
     scores, order = _candidates(scores, score_threshold, max_candidates)
+    if len(order) == 0:
+        return order, scores
     factor = (decay or gaussian_decay())(iou(corners[order], corners[order]))  # [K, K]
 
     def take(scores, _):
@@ -126,7 +132,9 @@ def _greedy(corners, valid, iou_threshold):
     """Which boxes [K], valid ones first, best first, greedy suppression keeps; block by block of the valid ones."""
     corners, valid = jax.lax.stop_gradient(corners), jax.lax.stop_gradient(valid)
     count = len(corners)
-    block = max(min(BLOCK, count), 1)
+    if count == 0:
+        return valid
+    block = min(BLOCK, count)
     padding = (0, -count % block)
     sides = jnp.pad(jnp.stack(upright(jnp, corners)), ((0, 0), padding))  # [4, K]
     valid = jnp.pad(valid, padding)

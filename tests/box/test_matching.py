@@ -2,6 +2,7 @@ import box_oracles as oracles
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ssd_jax import box
 
@@ -38,3 +39,98 @@ def test_assign_gathers_what_match_matched():
         back = box.decode(np.asarray(o), PRIORS)
         np.testing.assert_allclose(back[index >= 0], c[index[index >= 0]], atol=1e-5)
         assert not np.any(np.asarray(o)[index < 0])
+
+
+def by_hand():
+    """Three priors of side 4 at x = 0, 2, 8, and ground truths, in a picture of side 16."""
+    priors = np.float32([[2, 2, 4, 4], [4, 2, 4, 4], [10, 2, 4, 4]]) / 16
+    return priors, lambda *boxes: np.float32(boxes) / 16
+
+
+def test_each_ground_truth_gets_a_prior_of_its_own_before_any_threshold():
+    priors, gt = by_hand()
+    # IoU with priors 0 and 1: the first (16/16, 8/24), the second (12/20, 12/20). Prior 1 is left to the second.
+    truth = gt([0, 0, 4, 4], [1, 0, 5, 4])
+    np.testing.assert_array_equal(box.match(truth, np.array([True, True]), priors), [0, 1, -1])
+    # Alone, the second takes the lower of two equal priors as its own and the other by the threshold.
+    np.testing.assert_array_equal(box.match(truth, np.array([False, True]), priors), [1, 1, -1])
+
+
+def test_a_poor_overlap_is_matched_once_and_no_overlap_never():
+    priors, gt = by_hand()
+    truth = gt([11, 0, 16, 4], [13, 9, 16, 16])  # IoU with prior 2 is 4/32; the other touches no prior
+    np.testing.assert_array_equal(box.match(truth, np.array([True, True]), priors), [-1, -1, 0])
+
+
+def test_the_threshold_is_inclusive():
+    priors, gt = by_hand()
+    truth = gt([0, 0, 4, 4])  # IoU with prior 1 is 8/24
+    valid = np.array([True])
+    np.testing.assert_array_equal(box.match(truth, valid, priors, threshold=1 / 3), [0, 0, -1])
+    np.testing.assert_array_equal(box.match(truth, valid, priors, threshold=0.334), [0, -1, -1])
+
+
+def test_every_one_of_a_heap_of_identical_boxes_gets_its_own_prior():
+    heap = np.repeat(np.float32([[0.3, 0.3, 0.6, 0.6]]), 6, axis=0)
+    index = np.asarray(box.match(heap, np.ones(6, bool), PRIORS))
+    assert set(index[index >= 0]) == set(range(6))
+    overlap = box.iou(heap, box.center_to_corner(PRIORS))
+    np.testing.assert_array_equal(index, oracles.match(overlap, np.ones(6, bool), 0.5))
+
+
+DEGENERATE = np.float32(
+    [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.2, 0.2, 0.2, 0.6],
+        [0.7, 0.7, 0.2, 0.2],
+        [0, 0, 0, 0],
+        [-3, -3, -2, -2],
+        [-3e38, 3e38, 3e38, -3e38],
+    ]
+)
+
+
+def test_degenerate_ground_truth_is_matched_to_nothing_and_gives_no_nan():
+    offsets, labels = jax.jit(lambda c, l: box.assign(c, l, PRIORS))(DEGENERATE, np.ones(6, np.int32))
+    np.testing.assert_array_equal(labels, 0)
+    np.testing.assert_array_equal(offsets, 0)
+
+
+def test_the_gradient_of_the_targets_is_finite():
+    truth = np.concatenate([DEGENERATE[:4], np.float32([[0.3, 0.3, 0.6, 0.6], [-3e38, -3e38, 3e38, 3e38]])])
+    labels = np.ones(6, np.int32)
+    slope = jax.jit(jax.grad(lambda c: jnp.sum(box.assign(c, labels, PRIORS)[0])))(truth)
+    assert np.all(np.isfinite(slope))
+    assert np.any(slope[4] != 0)
+
+
+def test_padding_changes_nothing():
+    corners, labels = pictures(3)
+    assign = jax.jit(jax.vmap(lambda c, l: box.assign(c, l, PRIORS)))
+    padded = jax.jit(jax.vmap(lambda c, l: box.assign(jnp.pad(c, ((0, 5), (0, 0))), jnp.pad(l, (0, 5)), PRIORS)))
+    for plain, more in zip(assign(corners, labels), padded(corners, labels), strict=True):
+        np.testing.assert_array_equal(plain, more)
+
+
+def test_no_ground_truth_slots_or_no_priors():
+    offsets, labels = box.assign(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), PRIORS)
+    np.testing.assert_array_equal(offsets, np.zeros((len(PRIORS), 4)))
+    np.testing.assert_array_equal(labels, np.zeros(len(PRIORS)))
+    assert box.match(DEGENERATE, np.ones(6, bool), PRIORS[:0]).shape == (0,)
+
+
+def test_bfloat16_ground_truth_is_matched_as_its_float32():
+    corners, labels = pictures(4)
+    half = jnp.asarray(corners[0], jnp.bfloat16)
+    plain = box.match(half.astype(jnp.float32), labels[0] > 0, PRIORS)
+    np.testing.assert_array_equal(box.match(half, labels[0] > 0, PRIORS), plain)
+
+
+def test_a_forgotten_vmap_is_named():
+    corners, labels = pictures(0)
+    with pytest.raises(ValueError, match=r"gt_corners must have shape \[G, 4\]; got \[24, 6, 4\]"):
+        box.match(corners, labels > 0, PRIORS)
+    with pytest.raises(ValueError, match=r"gt_valid must have shape \[6\]; got \[5\]"):
+        box.match(corners[0], labels[0, :5] > 0, PRIORS)
+    with pytest.raises(ValueError, match=r"gt_labels must have shape \[6\]; got \[24, 6\]"):
+        box.assign(corners[0], labels, PRIORS)
