@@ -46,7 +46,8 @@ def augment(key, image, size, boxes, labels, *, image_size, options):
 
     window = sample_window(window_key, boxes, labels > 0, options=options)
     left, top, right, bottom = window * jnp.tile(size[::-1], 2).astype(jnp.float32)  # pixels
-    choice = jnp.floor(jax.random.uniform(interpolation_key) * len(options.interpolations)).astype(jnp.int32)
+    choices = len(options.interpolations)
+    choice = 0 if choices == 1 else jax.random.randint(interpolation_key, (), 0, choices)
     kernel = {"size": image_size, "interpolations": options.interpolations, "choice": choice}
     rows = axis_weights(top, bottom, size[0], canvas=image.shape[0], **kernel)  # [image_size, S]
     columns = axis_weights(left, right, size[1], canvas=image.shape[1], **kernel)

@@ -4,6 +4,8 @@ A window is `[left, top, right, bottom]`: the places in the picture, as fraction
 of the result. It may lie partly outside the picture (expanded), and one whose left exceeds its right mirrors.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -88,7 +90,8 @@ def crop_candidates(key, boxes, valid, *, options):
 
 def random_windows(key, shape, *, options):
     """Windows inside the unit square, float32 [*shape, 4] (Caffe's `SampleBBox`)."""
-    scale, aspect, *offset = jax.random.uniform(key, (4, *shape))
+    # Drawn flat: XLA takes seconds to compile random numbers of three axes.
+    scale, aspect, *offset = jax.random.uniform(key, (4 * math.prod(shape),)).reshape(4, *shape)
     scale = options.crop_scale[0] + scale * (options.crop_scale[1] - options.crop_scale[0])
     aspect = options.crop_aspect[0] + aspect * (options.crop_aspect[1] - options.crop_aspect[0])
     root = jnp.sqrt(jnp.clip(aspect, scale**2, scale**-2))

@@ -13,6 +13,8 @@ from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.augment.options import AugmentOptions
 from ssd_jax.augment.photometric import adjust_hsv, adjust_saturation, distort
 
+hsv = jax.jit(adjust_hsv)
+
 
 @pytest.fixture(scope="module")
 def colours():
@@ -44,14 +46,14 @@ def opencvs_uint8_hsv(image, factor, units):
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("degrees", [-36.0, -7.3, 0.0, 11.0, 36.0])
 def test_hsv_is_opencvs_in_float(colours, factor, degrees):
-    got = np.stack(adjust_hsv(planes(colours), factor, degrees), axis=-1)
+    got = np.stack(hsv(planes(colours), factor, degrees), axis=-1)
     np.testing.assert_allclose(got, opencvs_float_hsv(colours, factor, degrees), atol=0.01)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.5])
 @pytest.mark.parametrize("units", [-18, -4, 9, 18])
 def test_hsv_is_opencvs_in_uint8_but_for_its_rounding_of_hue_to_two_degrees(colours, factor, units):
-    got = np.stack(adjust_hsv(planes(colours), factor, 2.0 * units), axis=-1)
+    got = np.stack(hsv(planes(colours), factor, 2.0 * units), axis=-1)
     error = np.abs(got - opencvs_uint8_hsv(colours, factor, units))
     hue = cv2.cvtColor(colours.astype(np.float32), cv2.COLOR_RGB2HSV)[..., 0]
     error = error[hue < 359]  # 359 degrees round to 0, where a negative turn then stops
@@ -62,12 +64,12 @@ def test_hsv_is_opencvs_in_uint8_but_for_its_rounding_of_hue_to_two_degrees(colo
 @pytest.mark.parametrize("factor", [0.0, 0.5, 0.99, 1.0, 1.5, 9.0])
 def test_saturation_alone_is_hsv_without_a_turn(colours, factor):
     got = adjust_saturation(planes(colours), factor)
-    np.testing.assert_allclose(np.stack(got), np.stack(adjust_hsv(planes(colours), factor, 0.0)), atol=1e-3)
+    np.testing.assert_allclose(np.stack(got), np.stack(hsv(planes(colours), factor, 0.0)), atol=1e-3)
 
 
 def test_a_hue_below_red_stops_at_red():
     rgb = planes(np.array([[[255, 60, 0]]], np.uint8))  # 14 degrees
-    np.testing.assert_allclose(np.stack(adjust_hsv(rgb, 1.0, -36.0)).ravel(), [255, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(np.stack(hsv(rgb, 1.0, -36.0)).ravel(), [255, 0, 0], atol=1e-3)
 
 
 def fixed(**options):
