@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.box import BACKGROUND
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
 
 
 @jax.jit
@@ -17,7 +17,7 @@ def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 @jax.jit
-def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: float = 3) -> Bool[Array, "P"]:
+def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Scalar = 3) -> Bool[Array, "P"]:
     """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
     check_shape("loss", loss, "P")
     check_shape("positive", positive, len(loss))
@@ -42,7 +42,7 @@ def multibox_loss(
     target_offsets: Real[Array, "P 4"],
     target_labels: Int[Array, "P"],
     *,
-    negative_ratio: float = 3,
+    negative_ratio: Scalar = 3,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
     """Sums of one image, to be divided by the number of positives (at least 1) of the whole batch.
 

@@ -16,9 +16,10 @@ except ImportError:
 
     Bool = Float = Int = Real = _Plain
 
-__all__ = ["Array", "Bool", "Float", "Int", "Real", "check_shape", "widen"]
+__all__ = ["Array", "Bool", "Float", "Int", "Real", "Scalar", "check_shape", "widen"]
 
-Array = jax.Array | np.ndarray
+Array = jax.Array | np.ndarray | np.generic
+Scalar = int | float | Real[Array, ""]
 
 # Coordinates saturate here, so that products of four sides stay inside float32.
 LIMIT = 1e9

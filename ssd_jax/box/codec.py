@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ssd_jax.box.arrays import Array, Float, Real, check_shape, widen
+from ssd_jax.box.arrays import Array, Float, Real, Scalar, check_shape, widen
 from ssd_jax.box.geometry import NO_SIDE, center_to_corner, corner_to_center
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
@@ -12,7 +12,7 @@ LARGEST_LOG_SIZE = 20.0
 
 
 def encode(
-    corners: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[float] = VARIANCES
+    corners: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[Scalar] = VARIANCES
 ) -> Float[Array, "P 4"]:
     """Offsets [P, 4] that take priors [P, 4] (centers) to corners [P, 4].
 
@@ -28,7 +28,7 @@ def encode(
 
 
 def decode(
-    offsets: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[float] = VARIANCES
+    offsets: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[Scalar] = VARIANCES
 ) -> Float[Array, "P 4"]:
     """Corners [P, 4] of the boxes at offsets [P, 4] from priors [P, 4] (centers); not clipped, as in Caffe.
 

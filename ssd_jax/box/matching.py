@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
 from ssd_jax.box.codec import VARIANCES, encode
 from ssd_jax.box.geometry import center_to_corner, iou
 
@@ -21,7 +21,7 @@ def match(
     gt_valid: Bool[Array, "G"],
     priors: Real[Array, "P 4"],
     *,
-    threshold: float = 0.5,
+    threshold: Scalar = 0.5,
 ) -> Int[Array, "P"]:
     """Index [P] int32 of the ground truth that each prior (centers) is matched to; -1 = none.
 
@@ -49,8 +49,8 @@ def assign(
     gt_labels: Int[Array, "G"],
     priors: Real[Array, "P 4"],
     *,
-    threshold: float = 0.5,
-    variances: Sequence[float] = VARIANCES,
+    threshold: Scalar = 0.5,
+    variances: Sequence[Scalar] = VARIANCES,
 ) -> tuple[Float[Array, "P 4"], Int[Array, "P"]]:
     """Targets of one image: offsets [P, 4] and labels [P] int32 of the ground truth matched to each prior.
 

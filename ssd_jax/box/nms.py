@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
 from ssd_jax.box.geometry import broadcast_iou, iou, upright
 
 # Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
@@ -19,8 +19,8 @@ def non_max_suppression(
     corners: Real[Array, "n 4"],
     scores: Real[Array, "n"],
     *,
-    iou_threshold: float,
-    score_threshold: float,
+    iou_threshold: Scalar,
+    score_threshold: Scalar,
     max_candidates: int,
 ) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
     """Greedy non-maximum suppression of boxes of one class.
@@ -44,9 +44,9 @@ def multiclass_nms(
     boxes: Real[Array, "P 4"],
     scores: Real[Array, "P C"],
     *,
-    score_threshold: float = 0.01,
+    score_threshold: Scalar = 0.01,
     max_candidates: int = 400,
-    iou_threshold: float = 0.45,
+    iou_threshold: Scalar = 0.45,
     max_detections: int = 200,
 ) -> tuple[Float[Array, "D 4"], Float[Array, "D"], Int[Array, "D"]]:
     """Detections of one image: non-maximum suppression by class, then the best of all classes.
@@ -83,7 +83,7 @@ def gaussian_decay(sigma: float = 0.5) -> Callable:
     return lambda overlap: jnp.exp(-(overlap**2) / sigma)
 
 
-def linear_decay(iou_threshold: float = 0.3) -> Callable:
+def linear_decay(iou_threshold: Scalar = 0.3) -> Callable:
     """Soft-NMS's 1 - iou where the IoU exceeds the threshold, else 1."""
     return lambda overlap: jnp.where(overlap > iou_threshold, 1 - overlap, 1)
 
@@ -94,7 +94,7 @@ def soft_nms(
     scores: Real[Array, "n"],
     *,
     decay: Callable | None = None,
-    score_threshold: float = 0.001,
+    score_threshold: Scalar = 0.001,
     max_candidates: int = 400,
 ) -> tuple[Int[Array, "k"], Float[Array, "k"]]:
     """Soft-NMS of boxes of one class (arXiv:1704.04503, fig. 2).

@@ -27,9 +27,9 @@ class PriorSpec:
 
     image_size: int
     grids: tuple[int, ...]
-    steps: tuple[float, ...]
-    sizes: tuple[float, ...]
-    ratios: tuple[tuple[float, ...], ...]
+    steps: tuple[int | float, ...]
+    sizes: tuple[int | float, ...]
+    ratios: tuple[tuple[int | float, ...], ...]
     offset: float = 0.5
     clip: bool = False
     truncate: bool = False
@@ -57,7 +57,7 @@ def linear_spec(
     smallest: float = 0.2,
     largest: float = 0.9,
     first: float | None = None,
-    ratios: tuple[tuple[float, ...], ...] | None = None,
+    ratios: tuple[tuple[int | float, ...], ...] | None = None,
     clip: bool = False,
     truncate: bool = False,
 ) -> PriorSpec:
