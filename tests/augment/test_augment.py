@@ -3,11 +3,13 @@
 from dataclasses import replace
 from functools import cache, partial
 
+import caffe_augment as caffe
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from statistics_bounds import Z, assert_same_distribution, assert_same_rate
 
 from ssd_jax.augment import INTERPOLATIONS, MEAN_COLOUR, NO_AUGMENTATION, AugmentOptions, augment
 
@@ -94,7 +96,7 @@ def test_a_drawn_rectangle_lands_on_the_moved_box():
     assert len(errors) > 100
     assert np.abs(errors).max() < 0.51  # "nearest" cannot do better
     standard_error = errors.std(axis=0) / np.sqrt(len(errors))
-    assert (np.abs(errors.mean(axis=0)) < 4.5 * standard_error).all()
+    assert (np.abs(errors.mean(axis=0)) < Z * standard_error).all()
     assert standard_error.max() < 0.02
 
 
@@ -117,12 +119,31 @@ def test_half_of_the_pictures_are_mirrored_and_mirroring_twice_is_the_identity()
     mirrored, mirrored_boxes, mirrored_labels = many(replace(GEOMETRY, mirror_probability=1), *example)
     np.testing.assert_array_equal(mirrored_labels, labels)
     is_mirrored = (images == mirrored).all(axis=(1, 2, 3))
-    assert abs(is_mirrored.mean() - 0.5) < 4.5 * np.sqrt(0.25 / KEYS)
+    assert abs(is_mirrored.mean() - 0.5) < Z * np.sqrt(0.25 / KEYS)
     np.testing.assert_array_equal(mirrored_boxes[is_mirrored], boxes[is_mirrored])
     np.testing.assert_allclose(mirrored[~is_mirrored, :, ::-1], images[~is_mirrored], atol=0.02)
     left, top, right, bottom = np.moveaxis(mirrored_boxes, -1, 0)
     back = np.where(labels[..., None] > 0, np.stack([1 - right, top, 1 - left, bottom], axis=-1), 0)
     np.testing.assert_allclose(back[~is_mirrored], boxes[~is_mirrored], atol=1e-6)
+
+
+def test_pictures_and_boxes_are_distributed_as_caffes():
+    """Which objects stay, where, and the pictures' mean and contrast, against the reference of Caffe's steps."""
+    image, (height, width), boxes, labels = picture()
+    images, moved, kept = many(AugmentOptions(), *picture())
+    rng = np.random.default_rng(0)
+    valid = boxes[labels > 0], labels[labels > 0]
+    theirs = [caffe.augment(rng, image[:height, :width], *valid, image_size=SIZE) for _ in range(KEYS)]
+
+    for k in (1, 2, 3):
+        assert_same_rate((kept == k).any(axis=1), np.array([k in found for _, _, found in theirs]))
+        box = np.array([b[found == k][0] for _, b, found in theirs if k in found])
+        for ours, expected in zip(moved[kept == k].T, box.T, strict=True):
+            assert_same_distribution(ours, expected)
+
+    caffes = np.stack([levels for levels, _, _ in theirs])
+    for measure in (np.mean, np.std):
+        assert_same_distribution(measure(images, axis=(1, 2, 3)), measure(caffes, axis=(1, 2, 3)))
 
 
 def test_padding_rows_change_nothing():
@@ -171,7 +192,7 @@ def test_each_picture_draws_one_of_the_interpolations():
     images, *_ = many(options, *picture())
     _, counts = np.unique(images.reshape(KEYS, -1), axis=0, return_counts=True)
     assert len(counts) == 5
-    assert np.abs(counts / KEYS - 0.2).max() < 4.5 * np.sqrt(0.16 / KEYS)
+    assert np.abs(counts / KEYS - 0.2).max() < Z * np.sqrt(0.16 / KEYS)
 
 
 def test_levels_stay_what_a_screen_can_show():
@@ -194,7 +215,7 @@ def test_around_an_expanded_picture_lies_exactly_the_mean():
     options = replace(NO_AUGMENTATION, expand_probability=1, expand_ratio=4)
     images, *_ = many(options, np.full_like(image, 255), size, boxes, labels)
     share = (images == 0).all(axis=-1).mean(axis=(1, 2))  # 1 - 1 / ratio^2, ratio uniform in 1..4: 0.75 on average
-    assert abs(share.mean() - 0.75) < 4.5 * share.std() / np.sqrt(KEYS) + 0.02  # less a border of one pixel
+    assert abs(share.mean() - 0.75) < Z * share.std() / np.sqrt(KEYS) + 0.02  # less a border of one pixel
     np.testing.assert_allclose(images.max(axis=(1, 2)), np.tile(255 - MEAN, (KEYS, 1)), atol=1e-3)
 
 

@@ -1,7 +1,4 @@
-"""Expand, crop and mirror against a slow reference of Caffe's sampler, by distribution.
-
-Bounds are for about one false alarm in a hundred thousand runs of a test; seeds are fixed besides.
-"""
+"""Expand, crop and mirror against a slow reference of Caffe's sampler, by distribution."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from statistics_bounds import Z, assert_same_distribution, assert_same_rate
 
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.augment.window import (
@@ -24,7 +22,6 @@ from ssd_jax.augment.window import (
     through_window,
 )
 
-Z = 4.5
 OPTIONS = AugmentOptions()
 OBJECTS = {
     "one_large": [[0.1, 0.2, 0.8, 0.9]],
@@ -42,22 +39,6 @@ def padded(boxes):
 
 def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
-
-
-def assert_same_distribution(a, b):
-    """Two samples' Kolmogorov-Smirnov distance, of values to five digits: 0 in one may be 1e-9 in the other."""
-    a, b = np.sort(np.round(a, 5)), np.sort(np.round(b, 5))
-    both = np.concatenate([a, b])
-    distance = np.abs(
-        np.searchsorted(a, both, side="right") / len(a) - np.searchsorted(b, both, side="right") / len(b)
-    ).max()
-    assert distance < 2.47 * np.sqrt(1 / len(a) + 1 / len(b))
-
-
-def assert_same_rate(a, b):
-    """Two samples of yes and no."""
-    pooled = (a.sum() + b.sum()) / (len(a) + len(b))
-    assert abs(a.mean() - b.mean()) <= Z * np.sqrt(pooled * (1 - pooled) * (1 / len(a) + 1 / len(b)))
 
 
 def measures(windows):

@@ -1,0 +1,98 @@
+"""Time of the augmentation on the device, against Caffe's way on one core of the host.
+
+    python benchmarks/augment.py [--batch 128] [--repeat 20] [--step_ms 60]
+
+Prints, for each setting, milliseconds a picture on the device (the median call, vmapped and jitted) and on the host
+(NumPy and OpenCV, one thread, decoding left out on both sides), their ratio, and what share of a training step of
+`--step_ms` the batch takes.
+"""
+
+import argparse
+import functools
+import time
+
+import caffe_augment
+import cv2
+import jax
+import numpy as np
+
+from ssd_jax.augment import INTERPOLATIONS, NO_AUGMENTATION, AugmentOptions, augment
+
+OPTIONS = {
+    "Caffe's five interpolations": AugmentOptions(),
+    "linear only": AugmentOptions(interpolations=("linear",)),
+    "linear only, no hue": AugmentOptions(interpolations=("linear",), hue_probability=0),
+    "plain warp": NO_AUGMENTATION,
+}
+SIZES = {(512, 300): (375, 500), (96, 96): (96, 96)}
+"""(canvas, result): (height, width) of the pictures."""
+
+
+def pictures(count, canvas, size, *, slots=20, objects=3):
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, canvas, canvas, 3), np.uint8)
+    for image in images:
+        small = rng.integers(0, 256, (12, 16, 3), np.uint8)
+        image[: size[0], : size[1]] = cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+    corner = rng.uniform(0, 0.5, (count, slots, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.1, 0.5, corner.shape)], axis=2).astype(np.float32)
+    labels = np.tile(np.arange(slots) < objects, (count, 1)).astype(np.int32)
+    return images, np.tile(np.array(size, np.int32), (count, 1)), boxes, labels
+
+
+def device_ms(batch, image_size, options, repeat):
+    f = jax.jit(jax.vmap(functools.partial(augment, image_size=image_size, options=options)))
+    count = len(batch[0])
+    batch = jax.device_put(batch)
+    keys = jax.random.split(jax.random.key(0), (repeat + 2, count))
+    times = []
+    for i in range(repeat + 2):
+        start = time.perf_counter()
+        jax.block_until_ready(f(keys[i], *batch))
+        times.append(time.perf_counter() - start)
+    return 1000 * np.median(times[2:]) / count
+
+
+def host_ms(batch, image_size, interpolations, repeat):
+    images, sizes, boxes, labels = batch
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    for i in range(repeat):
+        k = i % len(images)
+        valid = labels[k] > 0
+        picture = np.ascontiguousarray(images[k, : sizes[k, 0], : sizes[k, 1]])
+        caffe_augment.augment(
+            rng, picture, boxes[k, valid], labels[k, valid], image_size=image_size, interpolations=interpolations
+        )
+    return 1000 * (time.perf_counter() - start) / repeat
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--step_ms", type=float, default=60.0)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {arguments.batch}")
+    print(f"{'canvas':>6} {'size':>5}  {'options':28} {'device':>10} {'host':>10} {'ratio':>7} {'of a step':>10}")
+    for (canvas, image_size), size in SIZES.items():
+        batch = pictures(arguments.batch, canvas, size)
+        host = {
+            names: host_ms(batch, image_size, names, 10 * arguments.repeat) for names in (INTERPOLATIONS, ("linear",))
+        }
+        for name, options in OPTIONS.items():
+            ours = device_ms(batch, image_size, options, arguments.repeat)
+            theirs = host[options.interpolations]
+            share = ours * arguments.batch / arguments.step_ms
+            text = f"{canvas:6} {image_size:5}  {name:28} {ours:7.3f} ms"
+            if options is not NO_AUGMENTATION and options.hue_probability:
+                text += f" {theirs:7.3f} ms {theirs / ours:6.1f}x"
+            else:
+                text += f" {'':10} {'':7}"
+            print(f"{text} {share:10.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
