@@ -11,7 +11,7 @@ from ssd_jax.box.geometry import broadcast_iou, iou, upright
 
 # Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
 # overlaps held at once are [K, BLOCK], not [K, K].
-BLOCK = 100
+BLOCK = 50
 
 
 @functools.partial(jax.jit, static_argnames=("max_candidates",))
@@ -103,8 +103,9 @@ def soft_nms(
     by default `gaussian_decay(0.5)`.
 
     Returns:
-      order [k] int32, places in `corners` as taken, k = min(max_candidates, n); scores [k] after the decay,
-      descending, 0 where they do not exceed `score_threshold`.
+      order [k] int32, places in `corners` as taken, k = min(max_candidates, n);
+      scores [k] after the decay, descending, 0 where they do not exceed `score_threshold`. Where too few boxes exceed
+      it to begin with, the last scores are 0 and their places mean nothing.
     """
     check_shape("corners", corners, "n", 4)
     check_shape("scores", scores, len(corners))
@@ -114,11 +115,14 @@ def soft_nms(
         return order, scores
     factor = (decay or gaussian_decay())(iou(corners[order], corners[order]))  # [K, K]
 
-    def take(scores, _):
-        best = jnp.argmax(scores)
-        return (scores * factor[best]).at[best].set(-jnp.inf), (best, scores[best])
+    def take(state, _):
+        scores, left = state
+        best = jnp.argmax(jnp.where(left, scores, -jnp.inf))
+        taken = best, jnp.where(left[best], scores[best], 0)
+        return (scores * factor[best], left.at[best].set(False)), taken
 
-    _, (taken, scores) = jax.lax.scan(take, scores, length=len(order))
+    left = scores > -jnp.inf
+    _, (taken, scores) = jax.lax.scan(take, (jnp.where(left, scores, 0), left), length=len(order))
     return order[taken], jnp.where(scores > score_threshold, scores, 0)
 
 

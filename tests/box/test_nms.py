@@ -147,6 +147,14 @@ def test_soft_nms_with_a_hard_decay_is_non_max_suppression():
     np.testing.assert_array_equal(order[decayed > 0], hard_order[keep])
 
 
+def test_soft_nms_takes_no_box_below_the_threshold_even_on_top_of_another():
+    corners = np.repeat(np.float32([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]]), [1, 2, 1], axis=0)
+    scores = np.float32([0.9, 0.0, 0.8, 0.5])
+    order, decayed = box.soft_nms(corners, scores, decay=box.linear_decay(0.3))
+    np.testing.assert_array_equal(order[:3], [0, 3, 2])
+    np.testing.assert_array_equal(decayed, np.float32([0.9, 0.5, 0, 0]))
+
+
 def test_soft_nms_of_nothing():
     order, decayed = box.soft_nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     assert order.shape == decayed.shape == (0,)
