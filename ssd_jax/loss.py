@@ -25,7 +25,7 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Sc
     _, loss = widen(jnp.asarray(loss))
     positives, negatives = jnp.sum(positive, dtype=jnp.int32), jnp.sum(~positive, dtype=jnp.int32)
     count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
-    rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss)))  # [P]
+    rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss.astype(jnp.float32))))  # [P]
     threshold = _last(32, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
     above = rank > threshold
     tied = ~positive & (rank == threshold)
