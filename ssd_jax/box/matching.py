@@ -70,16 +70,19 @@ def assign(
 def _bipartite(overlap):
     """The prior [G] that each ground truth gets for its own in greedy order; P = none.
 
-    A pair that is each other's best among the free ones comes before every other pair of the two in greedy order.
-    So all such pairs are taken at once, and again among the rest, until none is left.
+    The others can take at most G - 1 priors, so each ground truth's best G are all it may need. A pair that is each
+    other's best among the free ones comes before every other pair of the two in greedy order: all such pairs are
+    taken at once, and again among the rest, until none is left.
     """
     ground_truths, priors = overlap.shape
+    best, candidates = jax.lax.top_k(overlap, min(ground_truths, priors))  # [G, K], [G, K]
 
     def step(state):
         own, free, _ = state
-        left = jnp.where((own == priors)[:, None] & free[None, :], overlap, 0)  # [G, P]
-        largest, choice = _max_and_place(left, axis=1)  # [G], [G]
-        _, suitor = _max_and_place(left[:, choice], axis=0)  # [G]
+        alone = own == priors  # [G]
+        largest, place = _max_and_place(jnp.where(alone[:, None] & free[candidates], best, 0), axis=1)  # [G], [G]
+        choice = candidates[jnp.arange(ground_truths), place]  # [G]
+        _, suitor = _max_and_place(jnp.where(alone[:, None], overlap[:, choice], 0), axis=0)  # [G]
         mutual = (suitor == jnp.arange(ground_truths)) & (largest > 0)
         own = jnp.where(mutual, choice, own)
         free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
