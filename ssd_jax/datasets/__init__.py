@@ -5,7 +5,8 @@ A source has `class_names` (objects only: label k is `class_names[k - 1]`), `__l
 metric adds 1 to widths and heights.
 """
 
+from ssd_jax.datasets.coco import COCOJson, open_coco
 from ssd_jax.datasets.shapes import Shapes
 from ssd_jax.datasets.voc import VOCFolder
 
-__all__ = ["Shapes", "VOCFolder"]
+__all__ = ["COCOJson", "Shapes", "VOCFolder", "open_coco"]

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ssd_jax.batching import Example, UnreadableImage, decode
+from ssd_jax.datasets.boxes import BoxTable, some
+from ssd_jax.datasets.files import read
 
 logger = logging.getLogger("ssd_jax")
 
@@ -42,14 +44,15 @@ class VOCFolder:
     `class_names` are those given, or else all that occur in the folder's annotations, sorted, so that every
     split of a folder numbers them alike. All XML is parsed here, a picture's bytes are read when asked for.
 
-    Boxes that reach outside their picture are clipped; boxes that then have no size are left out. Each is one
-    warning that counts the boxes and names the pictures. `FileNotFoundError` for a missing folder, split,
+    Dirty boxes: see `BoxTable`. `FileNotFoundError` for a missing folder, split,
     annotation or picture and `ValueError` for a wrong annotation say in one line which file and what rule.
     """
 
     inclusive = True
 
-    def __init__(self, root: str | Path, split: str, *, class_names: Sequence[str] | None = None):
+    def __init__(
+        self, root: str | Path, split: str, *, class_names: Sequence[str] | None = None, strict: bool = False
+    ):
         self.root, self.split = Path(root).expanduser(), split
         _check_layout(self.root)
         self.image_ids = _split_ids(self.root, split)
@@ -67,60 +70,41 @@ class VOCFolder:
             annotations = [parse(folder / f"{image_id}.xml") for image_id in self.image_ids]
             self.class_names = tuple(class_names)
             _check_classes(self.class_names, zip(self.image_ids, annotations, strict=True), folder)
-        self._number_boxes(annotations)
+        self._table = self._number_boxes(annotations, strict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
-        rows = slice(self._starts[index], self._starts[index + 1])
+        rows = self._table.rows(index)
         return Example(
             self.image_ids[index],
-            _read(self._paths[index]),
-            self._boxes[rows],
-            self._labels[rows],
-            self._difficult[rows],
+            read(self._paths[index]),
+            self._table.boxes[rows],
+            self._table.labels[rows],
+            self._table.difficult[rows],
         )
 
     @property
     def most_boxes(self) -> int:
         """The largest number of boxes in one picture."""
-        return int(np.diff(self._starts).max())
+        return self._table.most
 
-    def _number_boxes(self, annotations: list[Annotation]):
-        """All boxes of the split in three arrays; those of picture i are rows starts[i] to starts[i + 1]."""
+    def _number_boxes(self, annotations: list[Annotation], strict: bool) -> BoxTable:
         label = {name: k for k, name in enumerate(self.class_names, start=1)}
         owner = np.repeat(np.arange(len(self)), [len(a.objects) for a in annotations])  # [N]
         objects = [o for a in annotations for o in a.objects]
         sides = np.array([_size(a, path) * 2 for a, path in zip(annotations, self._paths, strict=True)], np.float64)
-        corners = np.array([o.corners for o in objects], np.float64).reshape(-1, 4) / sides[owner]  # [N, 4]
-        boxes = np.clip(corners, 0, 1).astype(np.float32)  # [N, 4]
-
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # [N]
-        outside = kept & ((corners < 0) | (corners > 1)).any(axis=1)  # [N]
-        self._report(owner[~kept], "of no size, left out")
-        self._report(owner[outside], "reaching outside their picture, clipped")
-
-        self._starts = np.searchsorted(owner[kept], np.arange(len(self) + 1))  # [len + 1]
-        self._boxes = boxes[kept]
-        self._labels = np.array([label[o.name] for o in objects], np.int32)[kept]
-        self._difficult = np.array([o.difficult for o in objects], bool)[kept]
-
-    def _report(self, owners: np.ndarray, what: str):
-        if len(owners):
-            names = [self.image_ids[i] for i in dict.fromkeys(owners.tolist())]
-            where = f"{self.root}, split {self.split}"
-            logger.warning("%s: boxes %s: %d, in %s", where, what, len(owners), _some(names))
-
-
-def _read(path: Path) -> bytes:
-    """The file; nothing, with a warning, for one that went away since: an unreadable picture, as batching says."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        logger.warning("%s: %s", path, error.strerror)
-        return b""
+        return BoxTable(
+            owner,
+            np.array([o.corners for o in objects], np.float64).reshape(-1, 4) / sides[owner],
+            np.array([label[o.name] for o in objects], np.int32),
+            np.array([o.difficult for o in objects], bool),
+            names=self.image_ids,
+            where=f"{self.root}, split {self.split}",
+            strict=strict,
+        )
 
 
 def parse(path: Path) -> Annotation:
@@ -183,7 +167,7 @@ def _split_ids(root: Path, split: str) -> list[str]:
     unique = list(dict.fromkeys(ids))
     if len(unique) < len(ids):
         twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
-        logger.warning("%s, split %s: pictures listed more than once are taken once: %s", root, split, _some(twice))
+        logger.warning("%s, split %s: pictures listed more than once are taken once: %s", root, split, some(twice))
     return unique
 
 
@@ -192,7 +176,7 @@ def _read_split(root: Path, split: str) -> list[str]:
     path = folder / f"{split}.txt"
     if not path.is_file():
         found = sorted(p.stem for p in folder.glob("*.txt"))
-        raise FileNotFoundError(f"{path}: no such split; found {_some(found) if found else 'none'}")
+        raise FileNotFoundError(f"{path}: no such split; found {some(found) if found else 'none'}")
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     ids = [line.strip() for line in lines if line.strip()]
     if not ids:
@@ -230,8 +214,3 @@ def _check_classes(class_names: tuple[str, ...], annotations: Iterable[tuple[str
                     f"{folder / image_id}.xml: every object's class is one of {', '.join(class_names)}; "
                     f"got {o.name!r}"
                 )
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""How good detections are: average precision as the PASCAL VOC devkit computes it, in NumPy."""
+"""Average precision as the PASCAL VOC devkit computes it, in NumPy."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ssd_jax.metrics import COCOMetric
+from ssd_jax.metrics.coco import NUMBERS
+
+
+def truth(*annotations, images=(1,), categories=((10, "thing"),)):
+    """annotations: (image, category, [x, y, w, h][, crowd])."""
+    return {
+        "images": [{"id": i, "width": 640, "height": 480} for i in images],
+        "categories": [{"id": i, "name": name} for i, name in categories],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": bbox,
+                "area": bbox[2] * bbox[3],
+                "iscrowd": int(any(crowd)),
+            }
+            for number, (image, category, bbox, *crowd) in enumerate(annotations, start=1)
+        ],
+    }
+
+
+def random_set(seed):
+    """20 images, 3 classes with gaps in their ids, objects of all sizes, crowds; detections near some of them."""
+    random = np.random.default_rng(seed)
+    objects, found = [], []
+    for image in range(100, 120):
+        rows = []
+        for _ in range(random.integers(0, 8)):
+            x, y = random.uniform(0, 300, 2)
+            w, h = 10 ** random.uniform(0.8, 2.4, 2)
+            category, crowd = int(random.choice([3, 8, 20])), random.random() < 0.1
+            objects.append((image, category, [float(v) for v in (x, y, w, h)], crowd))
+            for _ in range(random.integers(0, 3)):
+                box = np.array([x, y, x + w, y + h]) + random.normal(0, 0.08, 4) * [w, h, w, h]
+                rows.append((box, random.random(), {3: 1, 20: 2, 8: 3}[category]))
+        rows += [((5, 5, 90, 80), random.random(), int(random.integers(1, 4))) for _ in range(2)]
+        boxes, scores, labels = zip(*rows, strict=True)
+        found.append((image, np.array(boxes), np.float32(scores), np.int32(labels)))
+    categories = ((3, "a"), (20, "c"), (8, "b"))
+    return truth(*objects, images=range(100, 120), categories=categories), found
+
+
+def of(truth, found):
+    metric = COCOMetric(truth)
+    for row in found:
+        metric.add(*row)
+    return metric
+
+
+def test_as_pycocotools_on_the_files(tmp_path, capsys):
+    for seed in range(3):
+        data, found = random_set(seed)
+        metric = of(data, found)
+        capsys.readouterr()
+        ours = metric.compute()
+        assert capsys.readouterr().out == ""
+
+        (tmp_path / "truth.json").write_text(json.dumps(data))
+        metric.write(tmp_path / "results.json")
+        coco = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        capsys.readouterr()
+        assert [ours[name] for name in NUMBERS] == evaluation.stats.tolist()
+        assert 0.05 < ours["AP"] < ours["AP50"] < 1
+        for category, name in ((3, "a"), (8, "b"), (20, "c")):
+            evaluation.params.catIds = [category]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            assert ours["AP_by_class"][name] == pytest.approx(evaluation.stats[0], abs=1e-12)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_by_hand():
+    # IoU of 10x10 and 10x6.2 inside it is 0.62: a hit at 0.5, 0.55, 0.6 of the ten thresholds.
+    metric = COCOMetric(truth((1, 10, [0, 0, 10, 10])))
+    metric.add(1, [[0, 0, 10, 6.2]], [0.5], [1])
+    result = metric.compute()
+    assert result["AP"] == pytest.approx(0.3) and result["AP50"] == pytest.approx(1) and result["AP75"] == 0
+    assert result["AP_small"] == pytest.approx(0.3) and np.isnan(result["AP_large"])
+    assert result["AR_1"] == pytest.approx(0.3) and result["AP_by_class"] == {"thing": pytest.approx(0.3)}
+    assert metric.results == [{"image_id": 1, "category_id": 10, "bbox": [0, 0, 10, 6.2], "score": 0.5}]
+
+
+def test_a_detection_over_a_crowd_does_not_count():
+    found = ([[100, 100, 120, 120], [0, 0, 50, 50]], [0.9, 0.5], [1, 1])
+    alone, crowd = ((1, 10, [0, 0, 50, 50]), (1, 10, [90, 90, 200, 200], True))
+    for objects, expected in (((alone,), 0.5), ((alone, crowd), 1)):
+        metric = COCOMetric(truth(*objects))
+        metric.add(1, *found)
+        assert metric.compute()["AP"] == pytest.approx(expected)
+
+
+def test_labels_follow_the_list_of_categories():
+    data = truth((1, 7, [0, 0, 9, 9]), categories=((7, "a"), (13, "m"), (2, "z")))
+    metric = COCOMetric(data)
+    metric.add(1, [[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9]], [0.9, 0.8, 0.7], [3, 1, 2])
+    assert [row["category_id"] for row in metric.results] == [2, 7, 13]
+    result = metric.compute()["AP_by_class"]
+    assert result["a"] == pytest.approx(1) and np.isnan(result["m"]) and np.isnan(result["z"])
+
+
+def test_nothing_found(tmp_path):
+    metric = COCOMetric(truth((1, 10, [0, 0, 9, 9])))
+    metric.add(1, np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    assert metric.compute()["AP"] == 0
+    metric.write(tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+
+
+def test_only_images_added_are_judged():
+    data = truth((1, 10, [0, 0, 9, 9]), (2, 10, [0, 0, 9, 9]), images=(1, 2))
+    metric = COCOMetric(data)
+    metric.add(1, [[0, 0, 9, 9]], [0.5], [1])
+    assert metric.compute()["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ((5, [[0, 0, 1, 1]], [1], [1]), "an image is one of the ground truth's; got 5"),
+        ((1, [[0, 0, 1, 1]], [1], [2]), "labels are from 1 to 1, the number of categories; got 2 to 2"),
+        ((1, [[0, 0, 1, 1]], [1], [0]), "got 0 to 0"),
+        ((1, [[0, 0, 1, 1]], [1, 2], [1]), r"got \[1, 4\], \[2\] and \[1\]"),
+        ((1, [[0, 0, np.nan, 1]], [1], [1]), "image 1: boxes and scores are finite"),
+    ],
+)
+def test_what_is_refused(row, message):
+    metric = COCOMetric(truth((1, 10, [0, 0, 9, 9])))
+    with pytest.raises(ValueError, match=message):
+        metric.add(*row)
+    assert metric.results == []
+    with pytest.raises(ValueError, match="none was added"):
+        metric.compute()
+    metric.add(1, [[0, 0, 1, 1]], [1], [1])
+    with pytest.raises(ValueError, match="added once"):
+        metric.add(1, [[0, 0, 1, 1]], [1], [1])
