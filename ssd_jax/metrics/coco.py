@@ -86,13 +86,12 @@ class COCOMetric:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        # precision is [IoU threshold, recall, category, area range, number of detections].
-        by_class = _no_minus_one(evaluation.eval["precision"][:, :, :, 0, -1])  # [T, R, C]
+        # precision is [IoU threshold, recall, category by rising id, area range, number of detections].
+        by_class = _no_minus_one(evaluation.eval["precision"][:, :, :, 0, -1]).mean(axis=(0, 1))  # [C]
+        by_id = dict(zip(evaluation.params.catIds, by_class.tolist(), strict=True))
         return {
             **dict(zip(NUMBERS, _no_minus_one(evaluation.stats).tolist(), strict=True)),
-            "AP_by_class": {
-                category["name"]: float(np.mean(by_class[:, :, k])) for k, category in enumerate(self._categories)
-            },
+            "AP_by_class": {category["name"]: by_id[category["id"]] for category in self._categories},
         }
 
     def write(self, path: str | Path):
