@@ -23,11 +23,11 @@ SPEC = PriorSpec(
 
 def get_config() -> ConfigDict:
     config = ssd300_voc.get_config().unlock()
-    config.steps = 4_000
+    config.steps = 3_000
     config.batch_size = 8
     config.log_every = 100
     config.save_every = 1_000
-    config.eval_every = 1_000
+    config.eval_every = 1_500
 
     config.data.source = "shapes"
     config.data.image_size = 96
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-2
     config.schedule.kind = "cosine"
     config.schedule.learning_rate = 5e-3
-    config.schedule.warmup_steps = 200
+    config.schedule.warmup_steps = 150
 
     # Every picture is drawn anew and seen once or twice: it needs no distortion.
     config.augment.update(

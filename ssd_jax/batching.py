@@ -16,6 +16,7 @@ import numpy as np
 
 logger = logging.getLogger("ssd_jax")
 
+EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one picture
 GREY = 128  # what stands in for a picture that cannot be read
 
 
@@ -218,7 +219,7 @@ def train_batches(
     def stack(rows: Sequence[dict]) -> dict[str, np.ndarray]:
         return _stack(rows) | {"position": position.copy()}
 
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS)
     return _batches(order, load, stack, batch_size, process_index, process_count, threads, start_step=start_step)
 
 

@@ -85,6 +85,14 @@ class Checkpoints:
         """Wait, then release the manager's threads."""
         self._manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        """Close at the end of the context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what was started, also after an error."""
+        self.close()
+
     def _tree(self, step: int) -> dict[str, PyTree]:
         return self._manager.item_metadata(step)["state"].tree
 

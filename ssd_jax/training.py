@@ -29,7 +29,9 @@ class TrainState(flax.struct.PyTreeNode):
 def create_state(key: jax.Array, model: SSD, optimizer: optax.GradientTransformation) -> TrainState:
     """Initialise parameters, BatchNorm statistics and optimiser."""
     size = model.spec.image_size
-    variables = jax.jit(model.init)(key, jnp.zeros((1, size, size, 3)))
+    # Run once: to optimise its many random draws would take longer than everything else before the first step.
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    variables = init(key, jnp.zeros((1, size, size, 3)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -185,7 +187,7 @@ def make_train_step(
             "loss_loc": loc,
             "loss_conf": conf,
             "positives": positives,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
         }
         state = state.replace(
             step=state.step + 1,

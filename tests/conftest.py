@@ -3,11 +3,25 @@
 import os
 
 # Both must be set before jax starts. NPROC keeps jax <= 0.11.2 from deadlocking on fake devices.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Tests compile much and compute little: without optimisation they take a third of the time.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from pathlib import Path
+
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Several tests train the same tiny model: it is compiled once, for all of them and for both workers.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion(request):
+    """Allow no silent dtype promotion, but in modules that say `PROMOTION = "standard"` since a library promotes."""
+    with jax.numpy_dtype_promotion(getattr(request.module, "PROMOTION", "strict")):
+        yield

@@ -84,15 +84,12 @@ def load_detector(directory: str | Path, *, step: int | None = None, **options: 
     """
     directory = Path(directory)
     folder = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
-    checkpoints = Checkpoints(folder, create=False)
-    try:
+    with Checkpoints(folder, create=False) as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {folder}: train first, or name the workdir of a run")
         description = checkpoints.description(step)
         variables = checkpoints.restore_variables(step)
-    finally:
-        checkpoints.close()
     return Detector(
         from_description(description["model"]), variables, description["class_names"], step=step, **options
     )

@@ -1,11 +1,12 @@
 """What the scripts share."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
-from absl import logging
+import absl.logging
 
 
 @contextlib.contextmanager
@@ -14,7 +15,12 @@ def command() -> Iterator[None]:
 
     SSD_JAX_TRACEBACK=1 shows where an error arose.
     """
-    logging.set_verbosity(logging.WARNING)
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("ssd_jax")
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:

@@ -1,0 +1,111 @@
+"""From outputs to detections in pixels."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ssd_jax.box import center_to_corner
+from ssd_jax.inference import Detections, Detector, draw, select, to_pixels
+
+PROMOTION = "standard"  # Flax's BatchNorm promotes
+
+
+def outputs(confident):
+    """Offsets of zero, and logits that say background but for `{prior: (class, logit)}`."""
+    logits = np.zeros((len(tiny.PRIORS), 3), np.float32)
+    logits[:, 0] = 10
+    for prior, (label, logit) in confident.items():
+        logits[prior, label] = logit
+    return jnp.zeros((len(tiny.PRIORS), 4)), jnp.asarray(logits)
+
+
+def test_a_confident_prior_is_a_detection_at_its_clipped_box():
+    boxes, scores, labels = select(*outputs({0: (2, 20.0), 200: (1, 15.0)}), tiny.PRIORS, max_detections=5)
+    np.testing.assert_array_equal(labels, [2, 1, 0, 0, 0])
+    expected = np.clip(center_to_corner(tiny.PRIORS[[0, 200]]), 0, 1)
+    np.testing.assert_allclose(boxes[:2], expected, atol=1e-6)
+    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-10) + np.exp(-20)), rtol=1e-5)
+    np.testing.assert_array_equal(scores[2:], 0)
+
+
+def test_offsets_move_the_box_by_the_variances():
+    offsets, logits = outputs({100: (1, 20.0)})
+    offsets = offsets.at[100].set(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    boxes, _, _ = select(offsets, logits, tiny.PRIORS)
+    cx, cy, w, h = tiny.PRIORS[100]
+    np.testing.assert_allclose(boxes[0], center_to_corner(np.array([cx + 0.1 * w, cy, w, h])), atol=1e-6)
+
+
+def test_to_pixels_scales_each_axis_and_drops_padding():
+    boxes = np.array([[0.1, 0.2, 0.5, 0.6], [0, 0, 0, 0]], np.float32)
+    found = to_pixels(boxes, np.array([0.9, 0], np.float32), np.array([3, 0], np.int32), (100, 200))
+    np.testing.assert_allclose(found.boxes, [[20, 20, 100, 60]], rtol=1e-6)
+    assert found.labels.tolist() == [3]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    variables = jax.jit(tiny.MODEL.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return Detector(tiny.MODEL, variables, ("bright", "dark"), batch_size=4)
+
+
+def test_pictures_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_path):
+    random = np.random.default_rng(0)
+    images = [
+        random.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        for h, w in ((64, 64), (30, 90), (200, 50), (1, 7), (80, 80))
+    ]
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), image[:, :, ::-1])
+    together = detector(images)
+    assert len(together) == len(images)
+    for image, found, alone, read in zip(
+        images, together, map(lambda i: detector([i])[0], images), detector(paths), strict=True
+    ):
+        height, width = image.shape[:2]
+        assert len(found.boxes)
+        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
+        assert set(found.labels) <= {1, 2}
+        assert (np.diff(found.scores) <= 0).all()
+        np.testing.assert_allclose(alone.scores, found.scores, rtol=1e-4)
+        for a, b in zip(found, read, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_no_pictures_no_detections(detector):
+    assert detector([]) == []
+
+
+@pytest.mark.parametrize("single", [np.zeros((8, 8, 3), np.uint8), "picture.jpg"])
+def test_a_single_picture_is_refused(detector, single):
+    with pytest.raises(TypeError, match=r"must be a list of pictures, got a single one: write detector\(\[image\]\)"):
+        detector(single)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+)
+def test_what_is_no_rgb_picture_is_refused(detector, image):
+    with pytest.raises(ValueError, match=r"must be uint8 RGB \[h, w, 3\], got"):
+        detector([image])
+
+
+def test_drawing_leaves_the_picture_alone_and_marks_the_box():
+    image = np.full((500, 600, 3), 90, np.uint8)
+    found = Detections(np.array([[100.0, 200, 300, 400]]), np.array([0.75]), np.array([2]))
+    drawing = draw(image, found, ("cat", "dog"))
+    assert (image == 90).all()
+    assert drawing.shape == image.shape
+    changed = np.argwhere((drawing != 90).any(axis=2))
+    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+    np.testing.assert_allclose([left, right, bottom], [100, 300, 400], atol=2)
+    assert top < 200  # the label stands above the box
+
+
+def test_a_small_picture_is_enlarged_for_its_labels():
+    found = Detections(np.array([[1.0, 1, 9, 9]]), np.array([0.5]), np.array([1]))
+    assert draw(np.zeros((10, 20, 3), np.uint8), found, ("cat",), smallest_side=400).shape == (400, 800, 3)

@@ -1,0 +1,259 @@
+"""A run from start to end on a few small pictures: train, resume, evaluate, detect; and what users get wrong."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.inference import load_detector
+from ssd_jax.loop import evaluate, train
+from ssd_jax.loop.evaluation import table
+from ssd_jax.loop.fit import Window
+from ssd_jax.loop.log import Log
+from ssd_jax.loop.pictures import detect_pictures
+
+PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "voc"
+    return tiny.write_voc(root, tiny.Pictures(13), {"train": range(8), "val": range(8, 13)})
+
+
+@pytest.fixture(scope="module")
+def workdir(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    train(tiny.config(data), workdir)
+    return workdir
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def parameters(workdir, step):
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
+        return checkpoints.restore_variables(step)
+
+
+def test_a_run_leaves_its_config_log_and_checkpoints(workdir):
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 6
+    steps = [line["step"] for line in lines(workdir)]
+    assert steps == [2, 3, 4, 4, 6]  # each two, at each save, and an evaluation at 4
+    training = [line for line in lines(workdir) if "loss" in line]
+    assert {
+        "loss",
+        "loss_loc",
+        "loss_conf",
+        "positives",
+        "gradient_norm",
+        "learning_rate",
+        "images_per_second",
+    } <= set(training[0])
+    assert any("eval/mAP" in line for line in lines(workdir))
+    assert {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_resuming_is_the_straight_run(workdir, data, tmp_path):
+    train(tiny.config(data, **{"save_every": 3}), tmp_path)
+    # As if stopped after step 3: the later checkpoint is gone, and the log has a line from beyond it.
+
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    train(tiny.config(data), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4, 6]
+    for a, b in zip(jax.tree.leaves(parameters(workdir, 6)), jax.tree.leaves(parameters(tmp_path, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_has_nothing_left_to_do(workdir, data):
+    before = (workdir / "metrics.jsonl").read_text()
+    train(tiny.config(data), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluation_counts_every_picture_once_and_writes_what_it_says(workdir):
+    results = evaluate(workdir)
+    assert (results["images"], results["step"], results["split"]) == (5, 6, "val")
+    assert set(results["AP"]) == {"bright", "dark"}
+    written = json.loads((workdir / "eval_val.json").read_text())
+    assert written["AP"] == pytest.approx(results["AP"], nan_ok=True)
+    assert "bright" in table(results) and "mAP" in table(results)
+    assert evaluate(workdir, split="train", step=3)["images"] == 8
+
+
+def test_detection_draws_files_folders_and_held_out_pictures(workdir, data, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        cv2.imwrite(str(folder / name), tiny.Pictures(size=100)[3].image)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert detect_pictures(workdir, [folder, folder / "a.png"], out, score=0.01) == 3
+    records = json.loads((out / "detections.json").read_text())
+    assert [record["drawing"] for record in records] == ["a.png", "b.png", "a_2.png"]
+    assert (records[0]["width"], records[0]["height"]) == (100, 100)
+    assert records[0]["detections"] == records[2]["detections"]
+    for found in records[0]["detections"]:
+        assert found["class"] in ("bright", "dark") and found["score"] >= 0.01
+        assert 0 <= found["box"][0] <= found["box"][2] <= 100
+    assert all(cv2.imread(str(out / record["drawing"])) is not None for record in records)
+    assert detect_pictures(workdir, [], tmp_path / "held", samples=2) == 2
+
+
+def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
+    for place in (workdir, workdir / "checkpoints"):
+        detector = load_detector(place)
+        assert detector.class_names == ("bright", "dark")
+        assert detector.model == tiny.MODEL.clone(l2_scale=10.0)
+        assert len(detector([tiny.Pictures()[1].image])) == 1
+
+
+# ------------------------------------------------------------------------------------------ what goes wrong
+
+
+def test_a_workdir_of_another_model_is_refused(workdir, data):
+    with pytest.raises(ValueError, match=r"holds a checkpoint of another model: l2_scale is 10.0 in it, 9.0 in this"):
+        train(tiny.config(data, **{"model.l2_scale": 9.0}), workdir)
+
+
+def test_another_optimiser_is_refused(workdir, data):
+    with pytest.raises(ValueError, match="is a checkpoint of another model or optimiser: opt_state"):
+        train(tiny.config(data, **{"optimizer.kind": "sgd"}), workdir)
+
+
+def test_evaluating_other_classes_is_refused(workdir, data, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["class_names"] = ["bright", "dark", "other"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    with pytest.raises(
+        ValueError, match=r"classes must be those the model was trained on, \('bright', 'dark'\), got"
+    ):
+        evaluate(tmp_path)
+
+
+def test_a_few_unreadable_pictures_are_skipped_and_too_many_end_the_run(data, tmp_path, caplog):
+    source = tiny.Pictures(13)
+    root = tiny.write_voc(tmp_path / "voc", source, {"train": range(8), "val": range(8, 13)})
+    (root / "JPEGImages" / "picture-1.png").write_bytes(b"")
+    train(tiny.config(root, steps=4), tmp_path / "run")
+    assert sum("picture-1" in record.getMessage() for record in caplog.records) == 1
+    (root / "JPEGImages" / "picture-2.png").write_bytes(b"\x89PNG cut short")
+    with pytest.raises(
+        ValueError, match=r"max_unreadable allows 1 unreadable pictures, met 2: picture-\d, picture-\d"
+    ):
+        train(tiny.config(root, steps=4), tmp_path / "again")
+    (root / "JPEGImages" / "picture-9.png").write_bytes(b"")
+    results = evaluate(tmp_path / "run")
+    assert (results["images"], results["unreadable"]) == (4, ["picture-9"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures():
+    window = Window(tiny.Pictures(), batch_size=2)
+    for step, loss in ((7, 1.0), (8, np.inf)):
+        metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0}
+        window.add(step, metrics, np.array([step - 4, step - 3]))
+    with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on picture-4, picture-5; lower"):
+        window.close()
+
+
+def test_a_run_that_diverges_saves_nothing_that_is_not_finite(data, tmp_path):
+    diverging = {"schedule.learning_rate": 1e30, "optimizer.kind": "sgd", "save_every": 2, "log_every": 6}
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        train(tiny.config(data, **diverging), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
+    name, workdir, data, tmp_path, monkeypatch
+):
+    def add_and_signal(self, step, *rest, add=Window.add):
+        add(self, step, *rest)
+        if step == 4:
+            signal.raise_signal(signal.Signals[name])
+
+    before = signal.getsignal(signal.Signals[name])
+    with monkeypatch.context() as patched:
+        patched.setattr(Window, "add", add_and_signal)
+        assert not train(tiny.config(data), tmp_path)
+    assert signal.getsignal(signal.Signals[name]) is before
+    assert max(line["step"] for line in lines(tmp_path)) == 4
+    assert train(tiny.config(data), tmp_path)
+    for a, b in zip(jax.tree.leaves(parameters(workdir, 6)), jax.tree.leaves(parameters(tmp_path, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
+        ({"data.source": "folder"}, r"data.source must be one of \[.*\], got 'folder'"),
+        ({"batch_size": 6}, "batch_size must be a multiple of the 4 devices, got 6"),
+        ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
+    ],
+)
+def test_wrong_configs_are_refused_before_anything_is_trained(data, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny.config(data, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("split", ["test", "test:many", "dev:10"])
+def test_a_wrong_split_of_shapes_is_refused(tmp_path, split):
+    config = tiny.config("", **{"data.source": "shapes", "data.train": split})
+    with pytest.raises(ValueError, match=f"train:LENGTH or test:LENGTH, got '{split}'"):
+        train(config, tmp_path)
+
+
+def test_pictures_that_are_not_there_are_refused(workdir, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such picture or folder: .*gone.jpg"):
+        detect_pictures(workdir, [tmp_path / "gone.jpg"], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"no pictures .* in the folder"):
+        detect_pictures(workdir, [tmp_path], tmp_path / "out")
+
+
+def test_the_log_of_an_interrupted_run_is_cut_where_it_resumes(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 5, "loss": 2.0}\n{"step": 6, "lo')
+    with Log(tmp_path, start_step=2, steps=10) as log:
+        log.scalars(3, {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.py", "--workdir=x"], "Flag --config must have a value other than None"),
+        (["eval.py", "--workdir=nowhere"], "error: nowhere is not the workdir of a run: it has no config.json\n"),
+        (
+            ["train.py", "--config=configs/voc_folder.py", "--workdir={tmp}", "--config.data.root=nowhere"],
+            "error: ",
+        ),
+        (["train.py", "--config=configs/shapes.py", "--workdir={tmp}", "--config.optimizer.lrr=1"], "lrr"),
+    ],
+)
+def test_scripts_say_what_is_wrong(arguments, message, tmp_path):
+    done = run(*(a.format(tmp=tmp_path) for a in arguments))
+    assert done.returncode != 0
+    assert message in done.stderr
+    if message.startswith("error"):
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip().count("\n") == 0

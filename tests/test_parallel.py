@@ -1,0 +1,61 @@
+"""N devices must train as one does."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax.flatten_util import ravel_pytree
+
+from ssd_jax.augment import AugmentOptions
+from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.training import create_state, make_train_step
+
+PROMOTION = "standard"  # optax mixes integers and floats in its schedules
+
+STEPS = 4
+
+
+def train(devices, norm):
+    """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
+    model = tiny.MODEL.clone(norm=norm)
+    optimizer = tiny.sgd(1e-3)
+    state = create_state(jax.random.key(0), model, optimizer)
+    before = ravel_pytree((state.params, state.batch_stats))[0]
+    batch = tiny.first_batch(tiny.Pictures(), 8)
+    counts = (batch["labels"] > 0).sum(axis=1)
+    assert len(set(counts)) > 2 and 0 in counts  # uneven, and one picture is empty
+    options = AugmentOptions(interpolations=("linear",))
+    step = over_devices(
+        make_train_step(model, optimizer, tiny.PRIORS, options, axis_name=AXIS), jax.devices()[:devices]
+    )
+    losses = []
+    for _ in range(STEPS):
+        state, metrics = step(state, split(batch, devices), jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    after = ravel_pytree((state.params, state.batch_stats))[0]
+    return np.asarray(before), np.asarray(after), losses
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return functools.cache(functools.partial(train, 1))
+
+
+@pytest.mark.parametrize(
+    ("devices", "norm", "tolerance"),
+    # BatchNorm's sums over devices round otherwise, and a rounding may flip a ReLU. A sum taken twice differs by 1.
+    [(2, None, 1e-5), (4, None, 1e-5), (4, "batch", 1e-3)],
+)
+def test_training_is_that_of_one_device(devices, norm, tolerance, on_one_device):
+    before, expected, expected_losses = on_one_device(norm)
+    _, got, losses = train(devices, norm)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    # Parameters hardly move in four steps: what counts is how far the moves themselves differ.
+    assert np.linalg.norm(got - expected) < tolerance * np.linalg.norm(expected - before)
+
+
+def test_an_uneven_batch_is_refused():
+    with pytest.raises(ValueError, match=r"divide evenly over 4 devices, got sizes 6"):
+        split({"images": np.zeros((6, 2))}, 4)

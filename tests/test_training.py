@@ -1,0 +1,141 @@
+"""The optimiser against Caffe's loop, the loss, and what one model can learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ssd_jax.inference import Detector
+from ssd_jax.training import create_state, is_bias, is_decayed, make_optimizer, make_schedule
+
+PROMOTION = "standard"  # optax mixes integers and floats in its schedules
+
+
+def params_like_ssd():
+    return {
+        "trunk": {"conv1_1": {"conv": {"kernel": 1.0, "bias": 2.0}, "norm": {"scale": 3.0, "bias": 4.0}}},
+        "conv4_3_norm": {"scale": 20.0},
+        "loc0": {"conv": {"kernel": 5.0, "bias": 6.0}},
+    }
+
+
+def test_decay_is_for_kernels_and_the_l2_scale_and_double_rate_for_biases():
+    decayed, bias = is_decayed(params_like_ssd()), is_bias(params_like_ssd())
+    assert decayed == {
+        "trunk": {"conv1_1": {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}},
+        "conv4_3_norm": {"scale": True},
+        "loc0": {"conv": {"kernel": True, "bias": False}},
+    }
+    assert bias == {
+        "trunk": {"conv1_1": {"conv": {"kernel": False, "bias": True}, "norm": {"scale": False, "bias": True}}},
+        "conv4_3_norm": {"scale": False},
+        "loc0": {"conv": {"kernel": False, "bias": True}},
+    }
+
+
+def test_sgd_is_caffes_solver():
+    # SGDSolver: g += decay * w; v = momentum * v + rate * lr_mult * g; w -= v. The rate falls at step 2.
+    rates = [0.1, 0.1, 0.01, 0.01]
+    schedule = make_schedule(learning_rate=0.1, steps=4, kind="multistep", boundaries=(2,))
+    optimizer = make_optimizer(schedule, momentum=0.9, weight_decay=0.05, bias_multiplier=2.0)
+    params = {"loc0": {"conv": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}}
+    state = optimizer.init(params)
+    kernel, bias, v_kernel, v_bias = 1.0, 1.0, 0.0, 0.0
+    for step, rate in enumerate(rates):
+        gradient = 1.0 + step
+        updates, state = optimizer.update(
+            jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+        v_kernel = 0.9 * v_kernel + rate * (gradient + 0.05 * kernel)
+        v_bias = 0.9 * v_bias + rate * 2 * gradient
+        kernel, bias = kernel - v_kernel, bias - v_bias
+        np.testing.assert_allclose(params["loc0"]["conv"]["kernel"], kernel, rtol=1e-5)
+        np.testing.assert_allclose(params["loc0"]["conv"]["bias"], bias, rtol=1e-5)
+
+
+def test_clipping_bounds_the_gradients_norm():
+    optimizer = make_optimizer(lambda _: 1.0, momentum=0.0, weight_decay=0.0, bias_multiplier=1.0, clip_norm=1.0)
+    params = {"loc0": {"conv": {"kernel": jnp.array(0.0), "bias": jnp.array(0.0)}}}
+    gradients = {"loc0": {"conv": {"kernel": jnp.array(30.0), "bias": jnp.array(40.0)}}}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["loc0"]["conv"]["kernel"], -0.6, rtol=1e-6)
+    np.testing.assert_allclose(updates["loc0"]["conv"]["bias"], -0.8, rtol=1e-6)
+
+
+def test_multistep_falls_at_its_boundaries():
+    schedule = make_schedule(learning_rate=1e-3, steps=120, kind="multistep", boundaries=(80, 100))
+    rates = [float(schedule(s)) for s in (0, 79, 80, 99, 100, 119)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["constant", "multistep", "cosine"])
+def test_warm_up_rises_linearly_and_does_not_move_the_boundaries(kind):
+    schedule = make_schedule(learning_rate=1.0, steps=100, kind=kind, warmup_steps=4, boundaries=(50,))
+    np.testing.assert_allclose([float(schedule(s)) for s in range(5)], [0.25, 0.5, 0.75, 1, 1], rtol=1e-6)
+    if kind == "multistep":
+        np.testing.assert_allclose([float(schedule(s)) for s in (49, 50)], [1.0, 0.1], rtol=1e-6)
+    if kind == "cosine":
+        np.testing.assert_allclose([float(schedule(s)) for s in (52, 100)], [0.5, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "linear"}, "must be constant, multistep or cosine, got 'linear'"),
+        ({"warmup_steps": 100}, "less than steps=100, got 100"),
+        ({"kind": "multistep"}, r"increasing boundaries, got \(\)"),
+        ({"kind": "multistep", "boundaries": (5, 3)}, r"increasing boundaries, got \(5, 3\)"),
+    ],
+)
+def test_wrong_schedules_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_schedule(learning_rate=1.0, steps=100, **options)
+
+
+def test_a_wrong_optimizer_is_refused():
+    with pytest.raises(ValueError, match="must be sgd or adamw, got 'adam'"):
+        make_optimizer(lambda _: 1.0, kind="adam")
+
+
+def test_a_batch_without_objects_has_no_loss_and_moves_nothing():
+    optimizer = tiny.sgd(weight_decay=0.0)
+    state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
+    batch = tiny.first_batch(tiny.Pictures(), 4)
+    batch = batch | {"labels": np.zeros_like(batch["labels"])}
+    after, metrics = jax.jit(tiny.train_step(optimizer))(state, batch, jax.random.key(1))
+    assert metrics["loss"] == 0
+    assert metrics["positives"] == 0
+    for before_leaf, after_leaf in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(before_leaf, after_leaf)
+
+
+def test_one_picture_overfits_and_the_detector_returns_its_boxes():
+    source = tiny.Pictures()
+    example = source[3]
+    assert len(example.boxes) == 3
+    optimizer = tiny.adamw()
+    state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
+    batch = tiny.first_batch(OnlyOne(example), 1)
+    step = jax.jit(tiny.train_step(optimizer), donate_argnums=0)
+    for _ in range(200):
+        state, metrics = step(state, batch, jax.random.key(1))
+    assert metrics["loss"] < 0.1
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    (found,) = Detector(tiny.MODEL, variables, source.class_names, score_threshold=0.5)([example.image])
+    assert sorted(found.labels) == sorted(example.labels)
+    for box, label in zip(example.boxes * 64, example.labels, strict=True):
+        assert np.min(np.max(np.abs(found.boxes[found.labels == label] - box), axis=1)) < 2.0  # pixels
+
+
+class OnlyOne:
+    def __init__(self, example):
+        self.example = example
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.example

@@ -1,0 +1,102 @@
+"""A model and data small enough to train in a test."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import voc_folder
+from ssd_jax.augment import NO_AUGMENTATION
+from ssd_jax.batching import Example, train_batches
+from ssd_jax.box import PriorSpec, make_priors
+from ssd_jax.model import SSD
+from ssd_jax.training import make_optimizer, make_schedule, make_train_step
+
+SPEC = PriorSpec(
+    image_size=64,
+    grids=(8, 4, 2),  # no map of 1x1: BatchNorm over one picture would leave nothing of it
+    steps=(8.0, 16.0, 32.0),
+    sizes=(8.0, 16.0, 28.0, 40.0),
+    ratios=((2.0,), (2.0, 3.0), (2.0,)),
+)
+MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
+PRIORS = make_priors(SPEC)
+
+
+class Pictures:
+    """Noise with bright squares (label 1) and dark ones (label 2); picture i has i % 4 of them, so some have none."""
+
+    class_names = ("bright", "dark")
+    inclusive = False
+
+    def __init__(self, length=8, size=64):
+        self.length, self.size = length, size
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        random = np.random.default_rng(index)
+        image = random.integers(100, 150, (self.size, self.size, 3), dtype=np.uint8)
+        n = index % 4
+        labels = random.integers(1, 3, n).astype(np.int32)
+        corners = np.zeros((n, 4), np.float32)
+        for k, label in enumerate(labels):
+            side = int(random.integers(12, 24))
+            x, y = random.integers(0, self.size - side, 2)
+            image[y : y + side, x : x + side] = 255 if label == 1 else 0
+            corners[k] = np.array([x, y, x + side, y + side]) / self.size
+        return Example(f"picture-{index}", image, corners, labels, np.zeros(n, bool))
+
+
+def first_batch(source, batch_size):
+    return next(iter(train_batches(source, batch_size=batch_size, canvas_size=64, max_boxes=4, seed=0)))
+
+
+def train_step(optimizer, *, options=NO_AUGMENTATION, axis_name=None):
+    return make_train_step(MODEL, optimizer, PRIORS, options, axis_name=axis_name)
+
+
+def sgd(learning_rate=1e-2, **options):
+    return make_optimizer(make_schedule(learning_rate=learning_rate, steps=1000), **options)
+
+
+def adamw(learning_rate=3e-3):
+    schedule = make_schedule(learning_rate=learning_rate, steps=1000)
+    return make_optimizer(schedule, kind="adamw", weight_decay=1e-2)
+
+
+def write_voc(root, source, splits):
+    """Write pictures of `source` as a folder in VOC's layout; `splits` maps names to indices."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for index in range(len(source)):
+        example = source[index]
+        height, width = example.image.shape[:2]
+        cv2.imwrite(str(root / "JPEGImages" / f"{example.image_id}.png"), example.image[:, :, ::-1])
+        objects = "".join(
+            f"<object><name>{source.class_names[label - 1]}</name><difficult>0</difficult><bndbox>"
+            + "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            + "</bndbox></object>"
+            for box, label in zip(example.boxes * (width, height, width, height), example.labels, strict=True)
+        )
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        (root / "Annotations" / f"{example.image_id}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    for split, indices in splits.items():
+        names = "".join(f"{source[i].image_id}\n" for i in indices)
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    return root
+
+
+def config(root, **changes):
+    """Return a config that trains `MODEL` on a VOC folder."""
+    config = voc_folder.get_config().unlock()
+    config.update(steps=6, batch_size=4, log_every=2, save_every=3, eval_every=4)
+    config.data.update(root=str(root), train="train", eval="val", canvas_size=64, max_boxes=4, max_unreadable=1)
+    config.spec = ConfigDict(dataclasses.asdict(SPEC))
+    config.model.width = MODEL.width
+    config.schedule.warmup_steps = 2
+    config.eval.batch_size = 4
+    config.update_from_flattened_dict(changes)
+    return config.lock()
