@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
     config.data.source = "voc_folder"
     config.data.root = ""  # holds Annotations/ JPEGImages/ ImageSets/Main/
     config.data.class_names = VOC_CLASSES  # () finds them in the annotations
+    config.data.drop_other_classes = False  # objects of other classes are an error
+    config.data.strict = False  # boxes of no size or outside their picture are mended and reported, not an error
     config.data.train = "trainval"
     config.data.eval = "test"
     config.data.canvas_size = 512  # larger pictures are shrunk to fit this square before they go to the device

@@ -6,7 +6,21 @@ metric adds 1 to widths and heights.
 """
 
 from ssd_jax.datasets.coco import COCOJson, open_coco
+from ssd_jax.datasets.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
+from ssd_jax.datasets.opening import KINDS, open_source
 from ssd_jax.datasets.shapes import Shapes
 from ssd_jax.datasets.voc import VOCFolder
 
-__all__ = ["COCOJson", "Shapes", "VOCFolder", "open_coco"]
+__all__ = [
+    "KINDS",
+    "COCOJson",
+    "Examples",
+    "Joined",
+    "OnlyClasses",
+    "Shapes",
+    "Subset",
+    "VOCFolder",
+    "coco_truth",
+    "open_coco",
+    "open_source",
+]

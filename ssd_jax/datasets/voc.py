@@ -12,6 +12,7 @@ import numpy as np
 
 from ssd_jax.batching import Example, UnreadableImage, decode
 from ssd_jax.datasets.boxes import BoxTable, some
+from ssd_jax.datasets.combine import check_class_names
 from ssd_jax.datasets.files import read
 
 logger = logging.getLogger("ssd_jax")
@@ -42,16 +43,23 @@ class VOCFolder:
     1-pixel origin. Where the XML lacks width or height, or says 0, they are read from the picture.
 
     `class_names` are those given, or else all that occur in the folder's annotations, sorted, so that every
-    split of a folder numbers them alike. All XML is parsed here, a picture's bytes are read when asked for.
+    split of a folder numbers them alike. An object of a class that is not given is an error, or left out if
+    `drop_other_classes`. All XML is parsed here, a picture's bytes are read when asked for.
 
-    Dirty boxes: see `BoxTable`. `FileNotFoundError` for a missing folder, split,
-    annotation or picture and `ValueError` for a wrong annotation say in one line which file and what rule.
+    Dirty boxes: see `BoxTable`. `FileNotFoundError` for a missing folder, split, annotation or picture and
+    `ValueError` for a wrong annotation say in one line which file and what rule.
     """
 
     inclusive = True
 
     def __init__(
-        self, root: str | Path, split: str, *, class_names: Sequence[str] | None = None, strict: bool = False
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        class_names: Sequence[str] | None = None,
+        drop_other_classes: bool = False,
+        strict: bool = False,
     ):
         self.root, self.split = Path(root).expanduser(), split
         _check_layout(self.root)
@@ -69,6 +77,9 @@ class VOCFolder:
         else:
             annotations = [parse(folder / f"{image_id}.xml") for image_id in self.image_ids]
             self.class_names = tuple(class_names)
+            check_class_names(self.class_names)
+            if drop_other_classes:
+                annotations = [self._own(annotation) for annotation in annotations]
             _check_classes(self.class_names, zip(self.image_ids, annotations, strict=True), folder)
         self._table = self._number_boxes(annotations, strict)
 
@@ -90,6 +101,10 @@ class VOCFolder:
     def most_boxes(self) -> int:
         """The largest number of boxes in one picture."""
         return self._table.most
+
+    def _own(self, annotation: Annotation) -> Annotation:
+        """Only the objects of our classes."""
+        return annotation._replace(objects=[o for o in annotation.objects if o.name in self.class_names])
 
     def _number_boxes(self, annotations: list[Annotation], strict: bool) -> BoxTable:
         label = {name: k for k, name in enumerate(self.class_names, start=1)}
@@ -205,8 +220,6 @@ def _picture_of(root: Path, image_id: str, split: str, pictures: dict[str, Path]
 
 
 def _check_classes(class_names: tuple[str, ...], annotations: Iterable[tuple[str, Annotation]], folder: Path):
-    if not class_names or len(set(class_names)) < len(class_names):
-        raise ValueError(f"class_names are one or more different names; got {', '.join(class_names) or 'none'}")
     for image_id, annotation in annotations:
         for o in annotation.objects:
             if o.name not in class_names:

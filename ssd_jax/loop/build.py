@@ -1,43 +1,30 @@
 """From a config to the objects it names."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
+from ssd_jax import datasets
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.batching import Source
-from ssd_jax.datasets import Shapes, VOCFolder
+from ssd_jax.datasets import KINDS
 from ssd_jax.model import SSD, from_description
 from ssd_jax.model.ssd import deep_tuple
 from ssd_jax.training import make_optimizer, make_schedule
 
-
-def open_voc(data: ConfigDict, split: str) -> Source:
-    """Open a split of a VOC folder."""
-    if not data.root:
-        raise ValueError("data.root must name a VOC folder: pass --config.data.root=DIR")
-    return VOCFolder(data.root, split, class_names=tuple(data.class_names) or None)
-
-
-def open_shapes(data: ConfigDict, split: str) -> Source:
-    """Open drawn shapes: the split is a name for its seed, its length follows a colon, as in "train:10000"."""
-    name, _, length = split.partition(":")
-    seeds = {"train": 0, "test": 1}
-    if name not in seeds or not length.isdigit():
-        raise ValueError(f"a split of shapes is train:LENGTH or test:LENGTH, got {split!r}")
-    return Shapes(int(length), image_size=data.image_size, seed=seeds[name])
-
-
-SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {"voc_folder": open_voc, "shapes": open_shapes}
+OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of datasets.open_source
+FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
     """Open the data set that the config's `data` names."""
-    if data.source not in SOURCES:
-        raise ValueError(f"data.source must be one of {sorted(SOURCES)}, got {data.source!r}")
-    return SOURCES[data.source](data, split)
+    if data.source not in KINDS and ":" not in data.source:
+        raise ValueError(f"data.source must be one of {sorted(KINDS)}, or module:function, got {data.source!r}")
+    if data.source in FOLDERS and not data.root:
+        raise ValueError(f"data.root must name a {FOLDERS[data.source]}: pass --config.data.root=DIR")
+    options = {name: data[name] for name in OPTIONS if name in data}
+    return datasets.open_source(data.source, split, **options)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> SSD:
