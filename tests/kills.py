@@ -24,7 +24,8 @@ STEPS_A_KILL = 60
 
 
 def command(workdir, steps):
-    settings = {"steps": steps, "save_every": 5, "log_every": 5, "eval_every": 10**6, "model.width": 1 / 16}
+    settings = {"steps": steps, "save_every": 5, "log_every": 5, "eval_every": 10**6}
+    settings |= {"schedule.warmup_steps": 10, "model.width": 1 / 16}
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     return [sys.executable, "train.py", "--config=configs/shapes.py", f"--workdir={workdir}", *flags]
 

@@ -20,7 +20,7 @@ STEPS = 4
 def train(devices, norm):
     """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
     model = tiny.MODEL.clone(norm=norm)
-    optimizer = tiny.sgd(1e-3)
+    optimizer = tiny.sgd(1e-4)
     state = create_state(jax.random.key(0), model, optimizer)
     before = ravel_pytree((state.params, state.batch_stats))[0]
     batch = tiny.first_batch(tiny.Pictures(), 8)
@@ -43,17 +43,14 @@ def on_one_device():
     return functools.cache(functools.partial(train, 1))
 
 
-@pytest.mark.parametrize(
-    ("devices", "norm", "tolerance"),
-    # BatchNorm's sums over devices round otherwise, and a rounding may flip a ReLU. A sum taken twice differs by 1.
-    [(2, None, 1e-5), (4, None, 1e-5), (4, "batch", 1e-3)],
-)
-def test_training_is_that_of_one_device(devices, norm, tolerance, on_one_device):
+@pytest.mark.parametrize(("devices", "norm"), [(2, None), (4, None), (4, "batch")])
+def test_training_is_that_of_one_device(devices, norm, on_one_device):
     before, expected, expected_losses = on_one_device(norm)
     _, got, losses = train(devices, norm)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    # Parameters hardly move in four steps: what counts is how far the moves themselves differ.
-    assert np.linalg.norm(got - expected) < tolerance * np.linalg.norm(expected - before)
+    # Parameters hardly move in four steps: what counts is how far the moves themselves differ. Rounding parameters
+    # to float32 makes some 1e-4 of that; a sum over devices taken twice, or a mean for a sum, would make over 0.5.
+    assert np.linalg.norm(got - expected) < 1e-3 * np.linalg.norm(expected - before)
 
 
 def test_an_uneven_batch_is_refused():
