@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set by VOC's average precision."""
+"""Evaluate a model on a data set by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.batching import Source, eval_batches
+from ssd_jax.datasets import coco_truth
 from ssd_jax.inference import Detections, load_detector, make_detect, to_pixels
 from ssd_jax.loop.build import open_source
 from ssd_jax.loop.workdir import load_config, write_json
-from ssd_jax.metrics import VOCMetric
+from ssd_jax.metrics import COCOMetric, VOCMetric
+from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
 from ssd_jax.parallel import map_devices, split
 
@@ -31,9 +33,14 @@ class Evaluator:
         self._batch_size = -(-batch_size // self._devices) * self._devices
         self._detect = map_devices(make_detect(model))
 
-    def __call__(self, variables: PyTree) -> Results:
-        """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name."""
+    def __call__(self, variables: PyTree, *, coco_results: Path | None = None) -> Results:
+        """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name.
+
+        A source in COCO's format adds "coco", `COCOMetric`'s numbers, and the detections go to `coco_results`.
+        """
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
+        truth = coco_truth(self._source)
+        coco = COCOMetric(truth) if truth else None
         images, unreadable = 0, []
         for index, size, detections in self._detections(variables):
             example = self._source[index]
@@ -43,7 +50,11 @@ class Evaluator:
             images += 1
             height, width = size
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
-            metric.add(example.image_id, corners, example.labels, example.difficult, *detections)
+            metric.add(index, corners, example.labels, example.difficult, *detections)
+            if coco:
+                coco.add(truth["images"][index]["id"], *detections)
+        if coco and coco_results:
+            coco.write(coco_results)
         eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
         return {
             "mAP": eleven["mAP"],
@@ -52,6 +63,7 @@ class Evaluator:
             "AP_area": area["AP"],
             "images": images,
             "unreadable": unreadable,
+            **({"coco": coco.compute()} if coco else {}),
         }
 
     def _detections(self, variables: PyTree) -> Iterator[tuple[int, np.ndarray, Detections | None]]:
@@ -71,6 +83,8 @@ class Evaluator:
 def evaluate(workdir: str | Path, *, split: str | None = None, step: int | None = None) -> Results:
     """Evaluate a run's newest checkpoint (or that of `step`) on a split of its data; write `eval_SPLIT.json` there.
 
+    On a COCO set, `coco_results_SPLIT.json` has the detections as COCO's server takes them.
+
     Args:
       workdir: where `train` wrote.
       split: as in the config's `data.train`; the default is the config's `data.eval`.
@@ -87,8 +101,10 @@ def evaluate(workdir: str | Path, *, split: str | None = None, step: int | None 
             f"got {tuple(source.class_names)}"
         )
     evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size)
-    results = {"split": split, "step": detector.step} | evaluator(detector.variables)
-    path = workdir / f"eval_{split.replace('/', '_').replace(':', '_')}.json"
+    name = split.replace("/", "_").replace(":", "_")
+    scores = evaluator(detector.variables, coco_results=workdir / f"coco_results_{name}.json")
+    results = {"split": split, "step": detector.step} | scores
+    path = workdir / f"eval_{name}.json"
     write_json(path, results)
     return results | {"path": str(path)}
 
@@ -99,4 +115,6 @@ def table(results: Results) -> str:
     lines = [f"{'class':<{width}}  AP 11-point  AP area"]
     lines += [f"{name:<{width}}  {ap:>11.4f}  {results['AP_area'][name]:>7.4f}" for name, ap in results["AP"].items()]
     lines += [f"{'mAP':<{width}}  {results['mAP']:>11.4f}  {results['mAP_area']:>7.4f}"]
+    if "coco" in results:
+        lines += ["", "COCO", *(f"{name:<9}  {results['coco'][name]:>7.4f}" for name in NUMBERS)]
     return "\n".join(lines)
