@@ -30,6 +30,9 @@ class Example:
 
     `image` is an encoded file (bytes) or RGB uint8 [h, w, 3]; `boxes` float32 [n, 4] are corners, fractions
     of the picture's sides; `labels` int32 [n] count from 1; `difficult` is bool [n].
+
+    The rest is for reports, where the source knows it: `file` is the picture's name on disk, `size` its (height,
+    width) as the annotation says, and `dirt` names what was wrong with its boxes, an entry for each.
     """
 
     image_id: str
@@ -37,6 +40,9 @@ class Example:
     boxes: np.ndarray
     labels: np.ndarray
     difficult: np.ndarray
+    file: str = ""
+    size: tuple[int, int] | None = None
+    dirt: tuple[str, ...] = ()
 
     def __post_init__(self):
         n = len(self.boxes)

@@ -8,6 +8,7 @@ import numpy as np
 logger = logging.getLogger("ssd_jax")
 
 ROUNDING = 1e-4  # of a side: so far outside a picture may be the rounding of the file's numbers
+OUTSIDE, INVERTED, NO_SIZE = "box outside its picture", "inverted box", "box of no size"
 
 
 class BoxTable:
@@ -34,6 +35,15 @@ class BoxTable:
         boxes = np.clip(corners, 0, 1).astype(np.float32)  # [N, 4]
         self.kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # [N]
         outside = self.kept & ((corners < -ROUNDING) | (corners > 1 + ROUNDING)).any(axis=1)  # [N]
+        inverted = (corners[:, 2:] < corners[:, :2]).any(axis=1)  # [N]
+        self._dirt: dict[int, list[str]] = {}
+        for kind, found in {
+            OUTSIDE: outside,
+            INVERTED: inverted,
+            NO_SIZE: ~self.kept & ~inverted,
+        }.items():
+            for index in owner[found].tolist():
+                self._dirt.setdefault(index, []).append(kind)
         dirt = {
             "of no size, left out": owner[~self.kept],
             "reaching outside their picture, clipped": owner[outside],
@@ -54,6 +64,10 @@ class BoxTable:
     def rows(self, index: int) -> slice:
         """Where the boxes of picture `index` stand."""
         return slice(self._starts[index], self._starts[index + 1])
+
+    def dirt(self, index: int) -> tuple[str, ...]:
+        """What was wrong with boxes of picture `index`, an entry for each."""
+        return tuple(self._dirt.get(index, ()))
 
     @property
     def most(self) -> int:

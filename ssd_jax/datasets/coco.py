@@ -41,13 +41,16 @@ class COCOJson:
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
-        rows = self._table.rows(index)
+        rows, image = self._table.rows(index), self._images[index]
         return Example(
-            self._images[index]["file_name"],
-            read(self.folder / self._images[index]["file_name"]),
+            image["file_name"],
+            read(self.folder / image["file_name"]),
             self._table.boxes[rows],
             self._table.labels[rows],
             self._table.difficult[rows],
+            file=image["file_name"],
+            size=(image["height"], image["width"]) if image.get("width") and image.get("height") else None,
+            dirt=self._table.dirt(index),
         )
 
     @property

@@ -81,6 +81,7 @@ class VOCFolder:
             if drop_other_classes:
                 annotations = [self._own(annotation) for annotation in annotations]
             _check_classes(self.class_names, zip(self.image_ids, annotations, strict=True), folder)
+        self._declared = [(a.height, a.width) if a.width > 0 and a.height > 0 else None for a in annotations]
         self._table = self._number_boxes(annotations, strict)
 
     def __len__(self) -> int:
@@ -95,6 +96,9 @@ class VOCFolder:
             self._table.boxes[rows],
             self._table.labels[rows],
             self._table.difficult[rows],
+            file=self._paths[index].name,
+            size=self._declared[index],
+            dirt=self._table.dirt(index),
         )
 
     @property
