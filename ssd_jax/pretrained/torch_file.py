@@ -19,7 +19,7 @@ import numpy as np
 ZIP_START = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch before 1.6
 LEGACY_VERSION = 1001
-LARGEST_PICKLE = 1 << 22  # bytes; a pickle has names and shapes, not numbers
+LARGEST_PICKLE = 1 << 20  # bytes; a pickle has names and shapes, not numbers
 MOST_VALUES = 1 << 20  # in what was saved, counting a shared list each time it is met
 
 # Little-endian, as torch writes on every machine of today.
@@ -58,10 +58,6 @@ class Name(NamedTuple):
     """A function or class that the pickle names; only a name."""
 
     text: str
-
-
-class Mark(NamedTuple):
-    """Where a list of arguments starts on the stack."""
 
 
 def read_torch(path: Path) -> Any:
@@ -245,7 +241,7 @@ class Machine:
 
     def __init__(self, path: Path) -> None:
         """Start with an empty stack; `path` is for messages."""
-        self._path, self._stack, self._memo = path, [], {}
+        self._path, self._stack, self._marks, self._memo = path, [], [], {}
 
     def pop(self) -> Any:
         """Take the last value."""
@@ -264,7 +260,7 @@ class Machine:
             count = self.TUPLES[name]
             stack[-count:] = [tuple(stack[-count:])]
         elif name == "MARK":
-            stack.append(Mark())
+            self._marks.append(len(stack))
         elif name == "TUPLE":
             stack.append(tuple(self._arguments()))
         elif name == "LIST":
@@ -306,8 +302,8 @@ class Machine:
             raise ValueError(f"{self._path} is not a file of weights: its pickle has the instruction {name}")
 
     def _arguments(self) -> list[Any]:
-        start = max(i for i, value in enumerate(self._stack) if isinstance(value, Mark))
-        arguments = self._stack[start + 1 :]
+        start = self._marks.pop()
+        arguments = self._stack[start:]
         del self._stack[start:]
         return arguments
 

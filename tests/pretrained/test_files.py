@@ -287,7 +287,7 @@ def legacy_pickle(pickled):
         (b"\x80\x02" + b"](" * 20_000 + b"e" * 20_000 + b".", "nests too deep"),
         (b"\x80\x02]q\x00h\x00a.", "nests too deep"),  # a list that holds itself
         (b"\x80\x02}" + b"(" * 5000 + b"t" * 5000 + b"Ns.", "a key of a dict is text or a number"),
-        (b"\x80\x02" + b"}" * (1 << 22) + b".", "a pickle of weights has at most"),
+        (b"\x80\x02" + b"}" * (1 << 20) + b".", "a pickle of weights has at most"),
         (b"\x80\x02Nr\xff\xff\xff\xff.", "no tensors in it"),  # Python's own machine would make room for 2^32 values
     ],
 )
