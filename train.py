@@ -5,7 +5,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from ssd_jax.loop import EXIT_CODE, command, train
+from ssd_jax.loop import EXIT_CODE, command, parse_flags, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; the same one again resumes.")
@@ -23,4 +23,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

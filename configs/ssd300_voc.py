@@ -1,8 +1,8 @@
-"""SSD300 on PASCAL VOC, as the paper trains it from ImageNet weights (77.2 mAP on VOC2007 test in Caffe).
+"""SSD300 on PASCAL VOC 2007 and 2012, as the paper trains it from ImageNet weights (77.2 mAP in Caffe).
 
 The full config: the others are changes to this one. Recipe: examples/ssd/ssd_pascal.py of the original.
 
-    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit/VOC2007
+    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit
 
 Result: not measured here yet.
 """
@@ -32,12 +32,12 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "voc_folder"
-    config.data.root = ""  # holds Annotations/ JPEGImages/ ImageSets/Main/
+    config.data.root = ""  # holds VOC2007/ and VOC2012/, as VOC's archives unpack; docs/data.md has other layouts
     config.data.class_names = VOC_CLASSES  # () finds them in the annotations
     config.data.drop_other_classes = False  # objects of other classes are an error
     config.data.strict = False  # boxes of no size or outside their picture are mended and reported, not an error
-    config.data.train = "trainval"
-    config.data.eval = "test"
+    config.data.train = "VOC2007:trainval+VOC2012:trainval"
+    config.data.eval = "VOC2007:test"
     config.data.canvas_size = 512  # larger pictures are shrunk to fit this square before they go to the device
     config.data.max_boxes = 64
     config.data.max_unreadable = 10  # pictures that may be skipped before the run stops

@@ -1,6 +1,6 @@
-"""SSD512 on PASCAL VOC, as the paper trains it from ImageNet weights (79.8 mAP on VOC2007 test in Caffe).
+"""SSD512 on PASCAL VOC 2007 and 2012, as the paper trains it from ImageNet weights (79.8 mAP in Caffe).
 
-    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit/VOC2007
+    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit
 
 Result: not measured here yet.
 """

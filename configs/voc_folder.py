@@ -16,11 +16,11 @@ from configs import ssd300_voc
 
 def get_config() -> ConfigDict:
     config = ssd300_voc.get_config().unlock()
-    config.steps = 1_600
+    config.steps = 1_400
     config.batch_size = 4
     config.log_every = 20
-    config.save_every = 400
-    config.eval_every = 800
+    config.save_every = 350
+    config.eval_every = 700
 
     config.data.class_names = ()  # those found in the annotations
     config.data.train = "train"
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-2
     config.schedule.kind = "cosine"
     config.schedule.learning_rate = 2e-3
-    config.schedule.warmup_steps = 80
+    config.schedule.warmup_steps = 70
 
     config.augment.expand_ratio = 1.6
     config.augment.hue_probability = 0.0

@@ -3,10 +3,25 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 
 import absl.logging
+from absl import app
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse flags for `app.run`; a field that the config does not have ends the program with one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        name = re.search(r"\w+", str(error))[0]  # ml_collections says it quoted, with or without a suggestion
+        meant = re.search(r'Did you mean "(\w+)"', str(error))
+        given = ", ".join(flag for flag in argv[1:] if flag.startswith("--config.") and name in flag)
+        sys.exit(
+            f"error: the config has no field {name!r}, got {given}" + (f"; is it {meant[1]!r}?" if meant else "")
+        )
 
 
 @contextlib.contextmanager
