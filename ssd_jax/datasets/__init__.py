@@ -9,10 +9,12 @@ from ssd_jax.datasets.coco import COCOJson, open_coco
 from ssd_jax.datasets.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
 from ssd_jax.datasets.opening import KINDS, open_source
 from ssd_jax.datasets.shapes import Shapes
+from ssd_jax.datasets.tfds import TFDS
 from ssd_jax.datasets.voc import VOCFolder
 
 __all__ = [
     "KINDS",
+    "TFDS",
     "COCOJson",
     "Examples",
     "Joined",

@@ -10,9 +10,10 @@ from typing import Any
 from ssd_jax.datasets.coco import open_coco
 from ssd_jax.datasets.combine import Joined, OnlyClasses, Subset
 from ssd_jax.datasets.shapes import Shapes
+from ssd_jax.datasets.tfds import TFDS
 from ssd_jax.datasets.voc import VOCFolder
 
-KINDS = ("voc_folder", "coco_json", "shapes")
+KINDS = ("voc_folder", "coco_json", "tfds", "shapes")
 
 
 def open_source(
@@ -34,6 +35,7 @@ def open_source(
                      "VOC2007:trainval+VOC2012:train"  of folders below `root`
         coco_json    "train2017"                       `root`/annotations/instances_train2017.json, `root`/train2017
                      "some.json:pictures"              a file and a folder below `root`
+        tfds         "voc/2007:trainval"               prepared in `root`, or where TFDS keeps its data
         shapes       "train:1000", "test:200"          drawn, so many; `image_size` pixels
         module:name  any                               `name(split)` of a Python module returns a source
 
@@ -48,6 +50,8 @@ def open_source(
         return _open_voc(Path(root), split, class_names or None, drop_other_classes, strict)
     if kind == "coco_json":
         source = _joined(split, lambda part: open_coco(root, part, strict=strict))
+    elif kind == "tfds":
+        source = _joined(split, lambda part: _open_tfds(part, root, strict))
     elif kind == "shapes":
         return _joined(split, lambda part: _open_shapes(part, image_size))
     elif ":" in kind:
@@ -72,6 +76,13 @@ def _open_voc(root: Path, split: str, class_names: tuple[str, ...] | None, drop_
         )
 
     return _join([_cut("+".join(parts), open_folder) for _, parts in groups])
+
+
+def _open_tfds(split: str, root: str | Path, strict: bool) -> TFDS:
+    name, _, part = split.rpartition(":")  # the name may hold a version, as in voc/2007:5.0.0
+    if not name:
+        raise ValueError(f"a split of TFDS is NAME:SPLIT, as in voc/2007:trainval; got {split!r}")
+    return TFDS(name, part, data_dir=root or None, strict=strict)
 
 
 def _open_shapes(split: str, image_size: int) -> Shapes:
