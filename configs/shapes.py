@@ -2,8 +2,8 @@
 
     python train.py --config=configs/shapes.py --workdir=runs/demo
 
-Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out pictures, `make demo` in 5 min 24 s with the installation, on
-two busy cores (jax 0.10.2, Python 3.11). The figures differ a little from machine to machine.
+Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out pictures, `make demo` in 5 min 24 s with the
+installation, on two busy cores (jax 0.10.2, Python 3.11). The figures differ a little from machine to machine.
 """
 
 import dataclasses
