@@ -1,0 +1,82 @@
+"""From others' tensors to our parameters: the pure arithmetic, one layer at a time."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssd_jax.box import VARIANCES, PriorSpec, make_priors
+from ssd_jax.model import MEAN_COLOUR
+
+# What a network's first layer is fed.
+PIXELS = {
+    "rgb": "RGB of 0 to 255 minus the mean colour, as here",
+    "bgr": "BGR of 0 to 255 minus the mean colour, as in Caffe",
+    "imagenet": "RGB of 0 to 1, minus torchvision's mean, over its deviation",
+}
+TORCHVISION_MEAN = (0.485, 0.456, 0.406)
+TORCHVISION_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def kernel_from(weight: np.ndarray) -> np.ndarray:
+    """Turn a kernel of torch and Caffe, `[out, in, height, width]`, into Flax's `[height, width, in, out]`."""
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+
+
+def kernel_to(kernel: np.ndarray) -> np.ndarray:
+    """Turn a kernel of Flax, `[height, width, in, out]`, into that of torch and Caffe, `[out, in, height, width]`."""
+    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+
+
+def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray, pixels: str) -> tuple[np.ndarray, np.ndarray]:
+    """Convert a first layer `[3, 3, 3, F]`, `[F]` fed `pixels`, a key of `PIXELS`, to RGB minus `MEAN_COLOUR`.
+
+    With "imagenet" the mean colours differ by up to 0.7, which the bias takes up: exactly, but for the picture's
+    outermost pixels, whose neighbours are zeros before and after.
+    """
+    if pixels == "bgr":
+        return kernel[:, :, ::-1], bias
+    if pixels == "imagenet":
+        mean, deviation = (255 * np.asarray(v, np.float64) for v in (TORCHVISION_MEAN, TORCHVISION_DEVIATION))
+        wide = kernel / deviation[:, None]
+        bias = bias + np.sum(wide * (np.asarray(MEAN_COLOUR) - mean)[:, None], axis=(0, 1, 2))
+        return wide.astype(np.float32), bias.astype(np.float32)
+    return kernel, bias
+
+
+def reduced_fc(fc6: np.ndarray, fc7: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subsample VGG16's fc6 `[O, F * 7 * 7]` and fc7 `[O, O]` to kernels `[O/4, F, 3, 3]` and `[O/4, O/4, 1, 1]`.
+
+    Every fourth neuron and every third row and column stay, as in the paper (section 3) and ParseNet.
+    """
+    fc6 = fc6.reshape(len(fc6), -1, 7, 7)
+    return fc6[::4, :, ::3, ::3], fc7[::4, ::4, None, None]
+
+
+def unclamped(kernel: np.ndarray, bias: np.ndarray, spec: PriorSpec, k: int, *, back: bool = False) -> tuple:
+    """Convert a head of offsets of map `k` for priors with sides cut to the picture's, to `spec`'s own.
+
+    With `r` a prior's side over the cut side, the same box has offsets `t / r` of its centre and `t - log(r) / v` of
+    its size: a change to the head's weights. `back` is the inverse.
+    """
+    sides = make_priors(spec)[_start(spec, k) :][: spec.per_cell[k], 2:].astype(np.float64)  # [shape, (w, h)]
+    ratio = sides / np.minimum(sides, 1)
+    if back:
+        ratio = 1 / ratio
+    scale = np.concatenate([1 / ratio, np.ones_like(ratio)], axis=1).ravel()  # [shape * 4]
+    shift = np.concatenate([np.zeros_like(ratio), np.log(ratio) / VARIANCES[2]], axis=1).ravel()
+    return (kernel * scale).astype(np.float32), (bias * scale - shift).astype(np.float32)
+
+
+def _start(spec: PriorSpec, k: int) -> int:
+    return sum(grid**2 * boxes for grid, boxes in zip(spec.grids[:k], spec.per_cell[:k], strict=True))
+
+
+def only_classes(kernel: np.ndarray, bias: np.ndarray, classes: int, keep: Sequence[int]) -> tuple:
+    """Keep the labels `keep` of a head of logits of `classes`, background included in both."""
+
+    def select(array: np.ndarray) -> np.ndarray:
+        chosen = array.reshape(*array.shape[:-1], -1, classes)[..., list(keep)]
+        return np.ascontiguousarray(chosen.reshape(*array.shape[:-1], math.prod(chosen.shape[-2:])))
+
+    return select(kernel), select(bias)

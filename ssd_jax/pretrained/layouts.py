@@ -1,0 +1,145 @@
+"""How others name and order the parameters of the networks we build.
+
+A layout maps our layers to theirs, and says what their first layer is fed and what was done to the priors. Facts from
+amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/vgg.py` and `models/detection/ssd.py`,
+and weiliu89/caffe `python/caffe/model_libs.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from ssd_jax.model.vgg import STAGES
+
+CONVOLUTIONS = tuple(f"conv{s}_{k}" for s, layers in enumerate(STAGES, start=1) for k in range(1, len(layers) + 1))
+TORCH_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions, ReLUs and pools between them
+FC6_PLACE, FC7_PLACE = 31, 33  # after pool5
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The parameters of one kind of file.
+
+    Attributes:
+      title: what to call it in messages.
+      layers: their name of each of our convolutions; the file has `name.weight` and `name.bias`.
+      norm: their tensor of conv4_3_norm's scale; empty in a trunk.
+      maps: how many feature maps have heads; 0 in a trunk.
+      pixels: what the first layer is fed, a key of `convert.PIXELS`.
+      clamped: the sides of priors are cut to the picture's.
+      truncated: the sizes of priors are whole pixels.
+      datasets: priors by number of classes, background included: "voc" or "coco".
+      unused: beginnings of names in the file that nothing is made of.
+    """
+
+    title: str
+    layers: dict[str, str]
+    norm: str = ""
+    maps: int = 0
+    pixels: str = "rgb"
+    clamped: bool = False
+    truncated: bool = False
+    datasets: tuple[tuple[int, str], ...] = ((21, "voc"), (81, "coco"), (91, "coco"))
+    unused: tuple[str, ...] = ()
+
+
+def trunk(name: Callable[[int], str]) -> dict[str, str]:
+    """Name VGG16's convolutions by their place in torch's list."""
+    return {f"trunk/{ours}": name(place) for ours, place in zip(CONVOLUTIONS, TORCH_PLACES, strict=True)}
+
+
+def reduced_trunk(prefix: str) -> dict[str, str]:
+    """Name them and fc6, fc7 as ssd.pytorch does."""
+    fc = {"trunk/fc6": f"{prefix}{FC6_PLACE}", "trunk/fc7": f"{prefix}{FC7_PLACE}"}
+    return trunk(lambda place: f"{prefix}{place}") | fc
+
+
+def extras(maps: int) -> list[str]:
+    """Our extra layers in order, below `maps` heads."""
+    return [f"conv{number}_{k}" for number in range(6, 4 + maps) for k in (1, 2)]
+
+
+def numbered(ours: Iterable[str], theirs: str) -> dict[str, str]:
+    """Number their names."""
+    return {name: f"{theirs}.{i}" for i, name in enumerate(ours)}
+
+
+def heads(maps: int, loc: str, conf: str) -> dict[str, str]:
+    """Name the heads of each map."""
+    return numbered((f"loc{k}" for k in range(maps)), loc) | numbered((f"conf{k}" for k in range(maps)), conf)
+
+
+def ssd_pytorch(maps: int) -> Layout:
+    """Lay out ssd.pytorch's SSD, whose 300 is published."""
+    layers = reduced_trunk("vgg.") | numbered(extras(maps), "extras") | heads(maps, "loc", "conf")
+    return Layout("an SSD of ssd.pytorch", layers, norm="L2Norm.weight", maps=maps, clamped=True)
+
+
+def lufficc(maps: int) -> Layout:
+    """Lay out lufficc's SSD300 and SSD512."""
+    predictor = "box_head.predictor"
+    layers = reduced_trunk("backbone.vgg.") | numbered(extras(maps), "backbone.extras")
+    layers |= heads(maps, f"{predictor}.reg_headers", f"{predictor}.cls_headers")
+    return Layout("an SSD of lufficc/SSD", layers, norm="backbone.l2_norm.weight", maps=maps, clamped=True)
+
+
+def torchvision_ssd() -> Layout:
+    """Lay out torchvision's ssd300_vgg16; its priors are COCO's whatever the classes."""
+    first, below = 23, {FC6_PLACE: "7.1", FC7_PLACE: "7.3"}  # the part after conv4_3 counts from pool4
+
+    def name(place: int) -> str:
+        return f"backbone.features.{place}" if place < first else f"backbone.extra.0.{place - first}"
+
+    layers = trunk(name)
+    layers |= {f"trunk/fc{6 + k}": f"backbone.extra.0.{below[p]}" for k, p in enumerate((FC6_PLACE, FC7_PLACE))}
+    layers |= {ours: f"backbone.extra.{1 + i // 2}.{i % 2 * 2}" for i, ours in enumerate(extras(6))}
+    layers |= heads(6, "head.regression_head.module_list", "head.classification_head.module_list")
+    every = tuple((classes, "coco") for classes in range(2, 1000))
+    return Layout(
+        "torchvision's ssd300_vgg16",
+        layers,
+        norm="backbone.scale_weight",
+        maps=6,
+        clamped=True,
+        datasets=every,
+    )
+
+
+def caffe_ssd(maps: int) -> Layout:
+    """Lay out the original."""
+    sources = ["conv4_3_norm", "fc7", *(f"conv{number}_2" for number in range(6, 4 + maps))]
+    layers = {f"trunk/{name}": name for name in (*CONVOLUTIONS, "fc6", "fc7")}
+    layers |= {name: name for name in extras(maps)}
+    for k, source in enumerate(sources):
+        layers |= {f"loc{k}": f"{source}_mbox_loc", f"conf{k}": f"{source}_mbox_conf"}
+    return Layout("an SSD of Caffe", layers, norm="conv4_3_norm.weight", maps=maps, pixels="bgr", truncated=True)
+
+
+# A file is of the first layout whose tell-tale tensor it has.
+LAYOUTS: tuple[tuple[str, Layout], ...] = (
+    ("backbone.scale_weight", torchvision_ssd()),
+    ("box_head.predictor.cls_headers.6.weight", lufficc(7)),
+    ("box_head.predictor.cls_headers.0.weight", lufficc(6)),
+    ("conf.6.weight", ssd_pytorch(7)),
+    ("conf.0.weight", ssd_pytorch(6)),
+    ("conv10_2_mbox_conf.weight", caffe_ssd(7)),
+    ("conv4_3_norm_mbox_conf.weight", caffe_ssd(6)),
+    (
+        "features.0.weight",
+        Layout(
+            "torchvision's VGG16",
+            trunk(lambda place: f"features.{place}") | {"trunk/fc6": "classifier.0", "trunk/fc7": "classifier.3"},
+            pixels="imagenet",
+            unused=("classifier.6.",),
+        ),
+    ),
+    ("0.weight", Layout("a VGG16 of ssd.pytorch", reduced_trunk(""))),
+    (
+        "conv1_1.weight",
+        Layout(
+            "a VGG16 of Caffe",
+            {f"trunk/{name}": name for name in (*CONVOLUTIONS, "fc6", "fc7")},
+            pixels="bgr",
+            unused=("fc8.",),
+        ),
+    ),
+)

@@ -1,0 +1,130 @@
+"""Start a training from weights, and put published weights into a workdir."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.model import describe
+from ssd_jax.pretrained.weights import Weights, load
+
+PyTree = Any
+CLASS_HEADS = "params/conf"
+DATA = {
+    "voc": {"source": "voc_folder", "train": "trainval", "eval": "test"},
+    "coco": {"source": "coco_json", "train": "train2017", "eval": "val2017"},
+}
+
+
+def start_from(
+    path: str | Path, variables: dict[str, PyTree], class_names: Sequence[str], *, width: float = 1.0
+) -> tuple[dict[str, PyTree], str]:
+    """Replace initial variables by those of a file of published weights, or of a workdir's newest checkpoint.
+
+    From a trunk the trunk is taken; from a detector everything, but for the class heads where it knows other classes.
+
+    Args:
+      path: a file that `load` reads, or the workdir of a run or of an import.
+      variables: {"params": ..., "batch_stats": ...} of the model to train, initialised.
+      class_names: of that model, in the order of its labels.
+      width: of that model.
+
+    Returns:
+      the variables, and one line that says what was taken.
+
+    Raises:
+      FileNotFoundError: if there is nothing at `path`.
+      ValueError: in one line, for weights that do not fit the model, naming the tensor and both shapes.
+    """
+    current = _flat(variables)
+    heads = {name for name in current if name.startswith(CLASS_HEADS)}
+    if Path(path).is_dir():
+        loaded, names = _of_workdir(Path(path))
+        trunk, what = False, "a checkpoint of ours"
+    else:
+        weights = load(path, unknown_priors="voc", width=width)
+        loaded = {f"params/{name}": array for name, array in weights.params.items()}
+        names, trunk = weights.class_names, weights.model is None
+        what = "; ".join((weights.title, *weights.notes))
+
+    if trunk:
+        wanted, taken = set(loaded), "the trunk is taken"
+    elif names == tuple(class_names) or (names is None and _shapes(loaded, heads) == _shapes(current, heads)):
+        wanted, taken = set(current), "all of it is taken"
+    else:
+        loaded = {name: array for name, array in loaded.items() if not name.startswith(CLASS_HEADS)}
+        wanted, taken = set(current) - heads, "all of it is taken but the class heads, since it knows other classes"
+    for name in sorted(wanted | set(loaded)):
+        there, here = (f"shape {list(tree[name].shape)}" if name in tree else "nothing" for tree in (loaded, current))
+        if there != here:
+            raise ValueError(f"{path} is of another model: {name} has {there} in it and {here} in the model to train")
+    merged = unflatten_dict({name: jnp.asarray(array) for name, array in (current | loaded).items()}, sep="/")
+    return {"params": merged["params"], "batch_stats": merged.get("batch_stats", {})}, f"{path} ({what}): {taken}"
+
+
+def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[str], *, root: str = "") -> None:
+    """Write a workdir on which `eval.py` and `detect.py` work: `config.json`, and a checkpoint of step 0.
+
+    Args:
+      weights: of a detector.
+      workdir: made if it is missing; it must hold no checkpoint.
+      class_names: of labels 1, 2, ....
+      root: the folder of the data set to evaluate on.
+    """
+    workdir = Path(workdir)
+    if weights.model is None:
+        raise ValueError(
+            f"a detector is needed, got a trunk, {weights.title}: name it in config.init_from of a training"
+        )
+    if len(class_names) != weights.model.num_classes - 1:
+        raise ValueError(f"the weights have {weights.model.num_classes - 1} classes, got {len(class_names)} names")
+    params = unflatten_dict(_initial(weights) | weights.params, sep="/")
+    description = {"model": describe(weights.model), "class_names": list(class_names)}
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        if checkpoints.latest() is not None:
+            raise ValueError(f"{workdir} holds a checkpoint already: choose another --workdir")
+        checkpoints.save(0, {"step": np.int32(0), "params": params, "batch_stats": {}}, description)
+    data = DATA[weights.dataset] | {
+        "root": root,
+        "class_names": list(class_names),
+        "drop_other_classes": False,
+        "strict": False,
+    }
+    config = {"imported": [weights.title, *weights.notes], "data": data, "eval": {"batch_size": 32}}
+    partial = workdir / "config.json.partial"
+    partial.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(partial, workdir / "config.json")
+
+
+def _initial(weights: Weights) -> dict[str, Any]:
+    """Draw initial parameters, if any are missing."""
+    size = weights.model.spec.image_size
+    inputs = jax.random.key(0), jnp.zeros((1, size, size, 3))
+    if set(weights.params) == set(flatten_dict(jax.eval_shape(weights.model.init, *inputs)["params"], sep="/")):
+        return {}
+    return flatten_dict(jax.jit(weights.model.init)(*inputs)["params"], sep="/")
+
+
+def _of_workdir(workdir: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    folder = workdir / "checkpoints" if (workdir / "checkpoints").is_dir() else workdir
+    with Checkpoints(folder, create=False) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {folder}, nothing to start from")
+        names = tuple(checkpoints.description(step)["class_names"])
+        return _flat(checkpoints.restore_variables(step)), names
+
+
+def _flat(variables: dict[str, PyTree]) -> dict[str, Any]:
+    return flatten_dict({name: tree for name, tree in variables.items() if tree}, sep="/")
+
+
+def _shapes(tensors: dict[str, Any], names: set[str]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in tensors.items() if name in names}

@@ -1,0 +1,261 @@
+"""Published weights as parameters of our model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
+from ssd_jax.model import SSD
+from ssd_jax.pretrained import convert
+from ssd_jax.pretrained.classes import COCO_IDS, NAMES
+from ssd_jax.pretrained.files import read_tensors
+from ssd_jax.pretrained.layouts import LAYOUTS, Layout
+
+PyTree = Any
+Tensors = dict[str, np.ndarray]
+SPECS = {(6, "voc"): SSD300_VOC, (6, "coco"): SSD300_COCO, (7, "voc"): SSD512_VOC, (7, "coco"): SSD512_COCO}
+FC = ("trunk/fc6", "trunk/fc7")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a file holds, in our terms.
+
+    Attributes:
+      title: what kind of file it is.
+      params: parameters by name, such as "trunk/conv1_1/conv/kernel"; those of the trunk alone for a trunk.
+      model: the network they are of; None for a trunk.
+      dataset: "voc" or "coco": whose priors it has; None for a trunk.
+      class_names: of labels 1, 2, ...; None if not known.
+      notes: what is not as in the file, or not in it, a line each.
+    """
+
+    title: str
+    params: Tensors
+    model: SSD | None = None
+    dataset: str | None = None
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    path: str | Path,
+    *,
+    pixels: str | None = None,
+    priors: str | None = None,
+    unknown_priors: str | None = None,
+    partial: bool = False,
+    every_label: bool = False,
+    width: float = 1.0,
+) -> Weights:
+    """Read a file of published weights; its tensors' names tell which network it is.
+
+    Args:
+      path: a `.pth`, `.safetensors` or `.caffemodel`.
+      pixels: what its first layer is fed, a key of `convert.PIXELS`; the usual of its kind unless given.
+      priors: "voc" or "coco", whose priors it was trained on; by its number of classes unless given.
+      unknown_priors: "voc" or "coco", whose to assume where the number of classes tells neither, instead of an error.
+      partial: take what fits; otherwise a tensor that is missing, misshapen or unknown is an error.
+      every_label: keep the ten labels of torchvision's 91 that COCO has no class for.
+      width: of the network, as `SSD.width`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: in one line, for one that does not fit, naming the tensor, its shape and the one expected.
+    """
+    tensors = read_tensors(path)
+    layout = next((layout for telltale, layout in LAYOUTS if telltale in tensors), None)
+    if layout is None:
+        raise ValueError(
+            f"{path} is of none of the networks known here ({', '.join(layout.title for _, layout in LAYOUTS)}): "
+            f"its tensors are {', '.join(list(tensors)[:4])}, ..."
+        )
+    notes: list[str] = []
+    if not layout.maps:
+        tensors, layout = _with_reduced_fc(tensors, layout, notes)
+    pixels = pixels or layout.pixels
+    if pixels not in convert.PIXELS:
+        raise ValueError(f"pixels must be one of {', '.join(convert.PIXELS)}, got {pixels!r}")
+
+    dataset = _dataset(path, tensors, layout, priors, unknown_priors) if layout.maps else None
+    spec = _spec(layout, dataset)
+    model = SSD(_classes(path, tensors, layout) if layout.maps else 2, spec, width=width)
+    theirs = _fitting(path, tensors, layout, _shapes(model), partial, notes)
+    params = from_theirs(theirs, layout, spec, pixels)
+
+    names = NAMES.get(dataset)
+    if layout.maps and model.num_classes == 91 and not every_label:
+        model = model.clone(num_classes=81)
+        keep = (0, *COCO_IDS)
+        for k in range(layout.maps):
+            leaves = [f"conf{k}/conv/{leaf}" for leaf in ("kernel", "bias")]
+            if all(leaf in params for leaf in leaves):
+                params.update(
+                    zip(leaves, convert.only_classes(*(params[leaf] for leaf in leaves), 91, keep), strict=True)
+                )
+        notes.append("of 91 labels, the ten that COCO has no class for are left out")
+    known = names is not None and len(names) == model.num_classes - 1
+    return Weights(
+        layout.title, params, model if layout.maps else None, dataset, names if known else None, tuple(notes)
+    )
+
+
+def from_theirs(theirs: Tensors, layout: Layout, spec: PriorSpec, pixels: str) -> Tensors:
+    """Turn tensors of `layout` into our parameters; those that are missing stay so."""
+    params: Tensors = {}
+    for ours, name in layout.layers.items():
+        if f"{name}.weight" in theirs:
+            params[f"{ours}/conv/kernel"] = convert.kernel_from(theirs[f"{name}.weight"])
+        if f"{name}.bias" in theirs:
+            params[f"{ours}/conv/bias"] = theirs[f"{name}.bias"]
+    if layout.norm in theirs:
+        params["conv4_3_norm/scale"] = theirs[layout.norm]
+    _change(params, "trunk/conv1_1", lambda kernel, bias: convert.fed_our_pixels(kernel, bias, pixels))
+    if layout.clamped:
+        for k in range(layout.maps):
+            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k))
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in params.items()}
+
+
+def to_theirs(params: Tensors, layout: Layout, spec: PriorSpec) -> Tensors:
+    """Turn our parameters into tensors of `layout`: the inverse of `from_theirs`, for layouts fed "rgb" or "bgr"."""
+    params = dict(params)
+    _change(params, "trunk/conv1_1", lambda kernel, bias: convert.fed_our_pixels(kernel, bias, layout.pixels))
+    if layout.clamped:
+        for k in range(layout.maps):
+            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k, back=True))
+    theirs: Tensors = {}
+    for ours, name in layout.layers.items():
+        theirs[f"{name}.weight"] = convert.kernel_to(params[f"{ours}/conv/kernel"])
+        theirs[f"{name}.bias"] = params[f"{ours}/conv/bias"]
+    if layout.norm:
+        theirs[layout.norm] = params["conv4_3_norm/scale"]
+    return theirs
+
+
+def export_torchvision(variables: PyTree, model: SSD) -> Tensors:
+    """Return the state dict of torchvision's ssd300_vgg16 that computes what `model` does with `variables`."""
+    layout = dict(LAYOUTS)["backbone.scale_weight"]
+    wanted = dataclasses.replace(SSD300_COCO, truncate=model.spec.truncate)
+    if model.spec != wanted or model.norm is not None:
+        raise ValueError(f"torchvision's SSD has the priors of SSD300 on COCO and no normalisation, got {model}")
+    params = {name: np.asarray(a) for name, a in flatten_dict(variables["params"], sep="/").items()}
+    return to_theirs(params, layout, model.spec)
+
+
+def _change(params: Tensors, layer: str, change: Any) -> None:
+    names = (f"{layer}/conv/kernel", f"{layer}/conv/bias")
+    if all(name in params for name in names):
+        params.update(zip(names, change(*(params[name] for name in names)), strict=True))
+
+
+def _with_reduced_fc(tensors: Tensors, layout: Layout, notes: list[str]) -> tuple[Tensors, Layout]:
+    """Turn whole fc6 and fc7 into the paper's convolutions; note it if there are none.
+
+    torchvision publishes the features of ssd.pytorch's VGG16 in the shape of its own, with a classifier that is not
+    finite; those are fed our pixels.
+    """
+    fc6, fc7 = (layout.layers[layer] for layer in FC)
+    names = [f"{name}.{part}" for name in (fc6, fc7) for part in ("weight", "bias")]
+    found = [name for name in names if name in tensors and np.isfinite(tensors[name]).all()]
+    if not found:
+        layers = {ours: name for ours, name in layout.layers.items() if ours not in FC}
+        notes.append("fc6 and fc7 are not in it and keep their initial values")
+        unused = (*layout.unused, f"{fc6}.", f"{fc7}.")
+        return tensors, dataclasses.replace(layout, layers=layers, pixels=_without_fc(layout), unused=unused)
+    weight6, weight7 = (tensors.get(f"{name}.weight", np.zeros(())).squeeze() for name in (fc6, fc7))
+    whole = weight6.ndim == 2 and weight6.shape[1] % 49 == 0 and weight7.ndim == 2
+    if not whole or any(name not in tensors for name in names):
+        return tensors, layout
+    weight6, weight7 = convert.reduced_fc(weight6, weight7)
+    biases = {f"{name}.bias": tensors[f"{name}.bias"].squeeze()[::4] for name in (fc6, fc7)}
+    notes.append("fc6 and fc7 are subsampled to 3x3 and 1x1 convolutions")
+    return tensors | biases | {f"{fc6}.weight": weight6, f"{fc7}.weight": weight7}, layout
+
+
+def _without_fc(layout: Layout) -> str:
+    return "rgb" if layout.pixels == "imagenet" else layout.pixels
+
+
+def _classes(path: str | Path, tensors: Tensors, layout: Layout) -> int:
+    name = f"{layout.layers['conf0']}.bias"
+    if name not in tensors:
+        raise ValueError(f"{path}, {layout.title}, is incomplete: it has no {name}")
+    size, per_cell = tensors[name].size, SSD300_VOC.per_cell[0]
+    if size % per_cell or size < 2 * per_cell:
+        raise ValueError(
+            f"{path}, {layout.title}: {name} has shape {list(tensors[name].shape)}, expected {per_cell} for each of "
+            "at least two classes"
+        )
+    return size // per_cell
+
+
+def _dataset(path: str | Path, tensors: Tensors, layout: Layout, priors: str | None, unknown: str | None) -> str:
+    if priors is not None and priors not in NAMES:
+        raise ValueError(f"priors must be one of {', '.join(NAMES)}, got {priors!r}")
+    classes = _classes(path, tensors, layout)
+    dataset = priors or dict(layout.datasets).get(classes, unknown)
+    if dataset is None:
+        raise ValueError(
+            f"{path}, {layout.title}, has {classes} classes, and VOC 21, COCO 81: say whose priors it was trained "
+            "with, --priors=voc or --priors=coco"
+        )
+    return dataset
+
+
+def _spec(layout: Layout, dataset: str | None) -> PriorSpec:
+    spec = SPECS[layout.maps or 6, dataset or "voc"]
+    fractions = any(size != int(size) for size in spec.sizes)
+    return dataclasses.replace(spec, truncate=True) if layout.truncated and fractions else spec
+
+
+def _shapes(model: SSD) -> dict[str, tuple[int, ...]]:
+    size = model.spec.image_size
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    return {name: leaf.shape for name, leaf in flatten_dict(variables["params"], sep="/").items()}
+
+
+def _fitting(
+    path: str | Path,
+    tensors: Tensors,
+    layout: Layout,
+    shapes: dict[str, tuple[int, ...]],
+    partial: bool,
+    notes: list[str],
+) -> Tensors:
+    """Check names and shapes against those of our model; return the tensors that fit."""
+    wanted = {layout.norm: shapes["conv4_3_norm/scale"]} if layout.norm else {}
+    for ours, name in layout.layers.items():
+        height, width, fan_in, fan_out = shapes[f"{ours}/conv/kernel"]
+        wanted[f"{name}.weight"] = (fan_out, fan_in, height, width)
+        wanted[f"{name}.bias"] = (fan_out,)
+    wrong, theirs = [], {}
+    for name, shape in wanted.items():
+        array = tensors.get(name)
+        if array is not None and len(shape) == 1:  # Caffe used to give biases four axes
+            array = array.reshape(
+                array.shape[next((i for i, n in enumerate(array.shape) if n != 1), array.ndim - 1) :]
+            )
+        if array is None:
+            wrong.append(f"it has no {name}, expected shape {list(shape)}")
+        elif array.shape != shape:
+            wrong.append(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
+        elif not np.isfinite(array).all():
+            wrong.append(f"{name} of shape {list(shape)} has values that are not finite")
+        else:
+            theirs[name] = array.astype(np.float32)
+    for name, array in tensors.items():
+        if name not in wanted and not name.startswith(layout.unused):
+            wrong.append(f"it has a tensor {name} of shape {list(array.shape)}, expected none of this name")
+    if wrong and not partial:
+        more = f"; and {len(wrong) - 1} more that do not fit" if wrong[1:] else ""
+        raise ValueError(f"{path}, {layout.title}: {wrong[0]}{more}")
+    if not theirs:
+        raise ValueError(f"{path}, {layout.title}: nothing in it fits: {wrong[0]}")
+    notes += [f"left out: {line}" for line in wrong]
+    return theirs

@@ -1,0 +1,160 @@
+"""Each conversion computes what the original computed: formulas and whole networks against NumPy."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import reference
+from flax.traverse_util import unflatten_dict
+from writers import caffemodel, pth
+
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC, decode, make_priors
+from ssd_jax.model import MEAN_COLOUR, preprocess
+from ssd_jax.model.layers import ConvBlock
+from ssd_jax.pretrained import load
+from ssd_jax.pretrained.convert import (
+    fed_our_pixels,
+    kernel_from,
+    kernel_to,
+    only_classes,
+    reduced_fc,
+    unclamped,
+)
+
+MEAN_BGR = np.array([104.0, 117.0, 123.0])[:, None, None]
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
+IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225])[:, None, None]
+
+# RGB of 0 to 255, [3, S, S], as each kind of network is fed.
+FED = {
+    "rgb": lambda x: x - MEAN_BGR[::-1],
+    "bgr": lambda x: x[::-1] - MEAN_BGR,
+    "imagenet": lambda x: (x / 255 - IMAGENET_MEAN) / IMAGENET_DEVIATION,
+}
+
+
+def picture(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def channels_first(image):
+    return image.transpose(2, 0, 1).astype(np.float64)
+
+
+def test_the_mean_colour_is_caffes():
+    np.testing.assert_array_equal(MEAN_COLOUR, MEAN_BGR[::-1, 0, 0])
+
+
+@pytest.mark.parametrize("pixels", FED)
+def test_a_first_layer_sees_the_same_picture(pixels):
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(5, 3, 3, 3)).astype(np.float32), random.normal(size=5).astype(np.float32)
+    if pixels != "imagenet":
+        weight /= 50
+    image = picture(9)
+    expected = np.maximum(reference.convolve(FED[pixels](channels_first(image)), weight, bias, padding=1), 0)
+    kernel, bias = fed_our_pixels(kernel_from(weight), bias, pixels)
+    params = {"conv": {"kernel": kernel, "bias": bias}}
+    got = ConvBlock(5).apply({"params": params}, preprocess(image[None]), train=False)[0].transpose(2, 0, 1)
+    inner = (slice(None), slice(1, -1), slice(1, -1)) if pixels == "imagenet" else ...
+    np.testing.assert_allclose(got[inner], expected[inner], atol=2e-5)
+    # torchvision's zeros around the picture are its own mean colour: beyond the edge, half a grey level from ours.
+    np.testing.assert_allclose(got, expected, atol=0.2)
+
+
+def test_kernels_there_and_back():
+    kernel = np.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    assert kernel_to(kernel)[4, 3, 1, 2] == kernel[1, 2, 3, 4]
+    np.testing.assert_array_equal(kernel_from(kernel_to(kernel)), kernel)
+
+
+def test_fc6_and_fc7_are_subsampled_as_the_paper_says():
+    random = np.random.default_rng(0)
+    fc6, fc7 = random.normal(size=(8, 5 * 49)), random.normal(size=(8, 8))
+    got6, got7 = reduced_fc(fc6, fc7)
+    assert got6.shape == (2, 5, 3, 3)
+    assert got7.shape == (2, 2, 1, 1)
+    for o, channel, i, j in np.ndindex(got6.shape):
+        assert got6[o, channel, i, j] == fc6[4 * o, channel * 49 + 3 * i * 7 + 3 * j]
+    for o, i in np.ndindex(2, 2):
+        assert got7[o, i, 0, 0] == fc7[4 * o, 4 * i]
+
+
+@pytest.mark.parametrize("spec", [SSD300_VOC, SSD300_COCO, SSD512_VOC], ids=["300-voc", "300-coco", "512-voc"])
+def test_a_head_for_clamped_priors_gives_the_same_boxes(spec):
+    random = np.random.default_rng(0)
+    priors = make_priors(spec)
+    clamped = priors.copy()
+    clamped[:, 2:] = np.minimum(clamped[:, 2:], 1)
+    start = 0
+    for k, (grid, per_cell) in enumerate(zip(spec.grids, spec.per_cell, strict=True)):
+        x = random.normal(size=(grid**2, 3)).astype(np.float32)  # features, through a kernel of 1x1
+        kernel, bias = (random.normal(size=s).astype(np.float32) for s in ((1, 1, 3, per_cell * 4), per_cell * 4))
+        here = slice(start, start := start + grid**2 * per_cell)
+        expected = decode((x @ kernel[0, 0] + bias).reshape(-1, 4), clamped[here])
+        ours, shift = unclamped(kernel, bias, spec, k)
+        got = decode((x @ ours[0, 0] + shift).reshape(-1, 4), priors[here])
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        there, back = unclamped(ours, shift, spec, k, back=True)
+        np.testing.assert_allclose(there, kernel, rtol=1e-6)
+        np.testing.assert_allclose(back, bias, atol=1e-6)
+    assert np.sum(np.any(priors != clamped, axis=1)) == {300: 20, 512: 42}[spec.image_size] - 18 * (
+        spec is SSD300_COCO
+    )
+
+
+def test_only_some_classes():
+    random = np.random.default_rng(0)
+    kernel, bias = random.normal(size=(3, 3, 2, 4 * 7)), random.normal(size=4 * 7)
+    keep = (0, 2, 3, 6)
+    ours, shift = only_classes(kernel, bias, 7, keep)
+    assert ours.shape == (3, 3, 2, 16)
+    for prior, (place, label) in itertools.product(range(4), enumerate(keep)):
+        np.testing.assert_array_equal(ours[..., prior * 4 + place], kernel[..., prior * 7 + label])
+        assert shift[prior * 4 + place] == bias[prior * 7 + label]
+
+
+# Whole networks.
+
+CAFFE_VOC = dataclasses.replace(SSD512_VOC, truncate=True)
+NETWORKS = [
+    ("ssd.pytorch 300", reference.ssd_pytorch, 6, 21, "rgb", SSD300_VOC, pth),
+    ("lufficc 512", reference.lufficc, 7, 21, "rgb", SSD512_VOC, pth),
+    ("torchvision", reference.torchvision, 6, 91, "rgb", SSD300_COCO, pth),
+    ("Caffe 300", reference.caffe, 6, 21, "bgr", SSD300_VOC, caffemodel),
+    ("Caffe 512", reference.caffe, 7, 21, "bgr", CAFFE_VOC, caffemodel),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "naming", "maps", "classes", "pixels", "spec", "written"), NETWORKS, ids=[n[0] for n in NETWORKS]
+)
+def test_a_network_computes_what_the_original_does(tmp_path, name, naming, maps, classes, pixels, spec, written):
+    names = naming(maps)
+    tensors = reference.random_tensors(names, maps, classes)
+    path = tmp_path / "weights"
+    path.write_bytes(written(tensors))
+    weights = load(path, width=reference.WIDTH, every_label=True)
+    assert weights.model.spec == spec
+    assert weights.model.num_classes == classes
+    assert weights.notes == ()
+
+    image = picture(spec.image_size)
+    expected, expected_logits = reference.forward(tensors, names, FED[pixels](channels_first(image)), classes)
+    params = unflatten_dict(weights.params, sep="/")
+    offsets, logits = jax.jit(weights.model.apply)({"params": params}, preprocess(image[None]))
+    assert 0.5 < np.std(expected_logits) < 50
+    np.testing.assert_allclose(logits[0], expected_logits, atol=1e-4 * np.std(expected_logits))
+    priors = make_priors(spec)
+    theirs = priors.copy()
+    if pixels == "rgb":  # the PyTorch projects' priors have sides of at most the picture's
+        theirs[:, 2:] = np.minimum(theirs[:, 2:], 1)
+    untouched = np.all(theirs == priors, axis=1)
+    np.testing.assert_allclose(offsets[0][untouched], expected[untouched], atol=1e-4 * np.std(expected))
+    assert untouched.sum() > 8000
+    got, wanted = decode(offsets[0], priors), decode(expected.astype(np.float32), theirs)
+    close = np.abs(expected).max(axis=1) < 5  # a box of e^20 times its prior says nothing
+    assert close.mean() > 0.3
+    np.testing.assert_allclose(got[close], wanted[close], atol=1e-4)

@@ -1,0 +1,106 @@
+"""Parity with torchvision's ssd300_vgg16, both ways, on random weights; needs torch and torchvision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ssd_jax.box import SSD300_COCO, clip, decode, make_priors
+from ssd_jax.model import SSD, preprocess
+from ssd_jax.pretrained import export_torchvision, load
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+
+def declare_operators():
+    """Where torchvision's compiled operators do not load, declare those that its Python code mentions."""
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("_cuda_version() -> int")
+    return library
+
+
+try:
+    LIBRARY = declare_operators()
+except RuntimeError:  # they are there
+    LIBRARY = None
+torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed", exc_type=Exception)
+
+CLASSES = 91
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    torch.manual_seed(0)
+    model = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(torch.rand_like(parameter) * (20 if name.endswith("scale_weight") else 0.1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), dtype=np.uint8)
+
+
+def run_theirs(model, images):
+    """Offsets, logits, and boxes in pixels as decoded before clipping."""
+    from torchvision.models.detection.image_list import ImageList
+
+    # Their mean is 0.48235, 0.45882, 0.40784 of 255: ours to a thousandth of a grey level.
+    fed = torch.from_numpy(np.asarray(preprocess(images)).transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        features = list(model.backbone(fed).values())
+        outputs = model.head(features)
+        priors = model.anchor_generator(ImageList(fed, [(300, 300)] * len(fed)), features)
+        boxes = [model.box_coder.decode_single(o, p) for o, p in zip(outputs["bbox_regression"], priors, strict=True)]
+    return outputs["bbox_regression"].numpy(), outputs["cls_logits"].numpy(), torch.stack(boxes).numpy()
+
+
+def run_ours(params, images):
+    model = SSD(CLASSES, SSD300_COCO)
+    offsets, logits = jax.jit(model.apply)({"params": params}, preprocess(images))
+    boxes = jax.vmap(lambda o: decode(o, jnp.asarray(make_priors(SSD300_COCO))))(offsets)
+    return np.asarray(offsets), np.asarray(logits), 300 * np.asarray(boxes)
+
+
+def assert_parity(theirs, ours):
+    (offsets, logits, boxes), (our_offsets, our_logits, our_boxes) = theirs, ours
+    np.testing.assert_allclose(our_logits, logits, atol=1e-4, rtol=0)
+    # The tall and wide priors of the last map are larger than the picture: torchvision cuts them, and the offsets
+    # of those two differ, for the same boxes.
+    whole = np.all(make_priors(SSD300_COCO)[:, 2:] <= 1, axis=1)
+    assert np.sum(~whole) == 2
+    np.testing.assert_allclose(our_offsets[:, whole], offsets[:, whole], atol=1e-4, rtol=0)
+    small = np.abs(offsets[..., 2:]).max(axis=-1) < 10  # torchvision allows sides of 62 times the prior's, Caffe any
+    assert small.mean() > 0.9
+    np.testing.assert_allclose(our_boxes[small], boxes[small], atol=0.05, rtol=0)
+
+
+def test_imported_from_torchvision(theirs, images, tmp_path):
+    path = tmp_path / "ssd300_vgg16.pth"
+    torch.save(theirs.state_dict(), path)
+    weights = load(path, every_label=True)
+    assert weights.model.num_classes == CLASSES
+    assert sum(a.size for a in weights.params.values()) == 35_641_826
+    expected = run_theirs(theirs, images)
+    print("spread", [float(np.std(a)) for a in expected])
+    ours = run_ours(unflatten_dict(weights.params, sep="/"), images)
+    print("largest differences", [float(np.abs(a - b).max()) for a, b in zip(expected, ours, strict=True)])
+    assert_parity(expected, ours)
+
+
+def test_exported_to_torchvision_and_back(theirs, images, tmp_path):
+    model = SSD(CLASSES, SSD300_COCO)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 300, 300, 3)))["params"]
+    exported = export_torchvision({"params": params}, model)
+    theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in exported.items()})
+    assert_parity(run_theirs(theirs, images), run_ours(params, images))
+    path = tmp_path / "exported.pth"
+    torch.save(theirs.state_dict(), path)
+    back = load(path, every_label=True)
+    for name, array in flatten_dict(params, sep="/").items():
+        np.testing.assert_allclose(back.params[name], array, rtol=1e-6, atol=1e-7)
