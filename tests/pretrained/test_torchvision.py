@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ssd_jax.box import SSD300_COCO, clip, decode, make_priors
+from ssd_jax.box import SSD300_COCO, decode, make_priors
 from ssd_jax.model import SSD, preprocess
 from ssd_jax.pretrained import export_torchvision, load
 
