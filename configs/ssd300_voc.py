@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.save_every = 5_000
     config.eval_every = 10_000
     config.keep_checkpoints = 3
+    config.init_from = ""  # a file of published weights (docs/weights.md), or the workdir of a run
 
     config.data = ConfigDict()
     config.data.source = "voc_folder"

@@ -20,6 +20,7 @@ from ssd_jax.loop.log import Log
 from ssd_jax.loop.workdir import save_config
 from ssd_jax.model import describe
 from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.pretrained import start_from
 from ssd_jax.training import create_state, make_train_step
 
 SHOWN = ("loss", "loss_loc", "loss_conf", "images_per_second")  # in the progress bar
@@ -54,11 +55,20 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     description = {"model": describe(model), "class_names": list(source.class_names)}
 
     with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-        # Go on from the newest checkpoint, if it is of this model.
-        start = checkpoints.latest() or 0
+        # Go on from the newest checkpoint, if it is of this model; a new run may start from weights.
+        start, origin = checkpoints.latest() or 0, ""
         if start:
             check_same_run(checkpoints.description(start), description, workdir)
             state = checkpoints.restore(start, state)
+        elif checkpoints.latest() == 0:
+            raise ValueError(
+                f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
+                "another --workdir"
+            )
+        elif config.init_from:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            variables, origin = start_from(config.init_from, variables, source.class_names, width=model.width)
+            state = state.replace(**variables)
         save_config(config, workdir)
 
         step_on_devices = over_devices(
@@ -81,6 +91,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                 f"{sum(map(np.size, jax.tree.leaves(state.params))):,} parameters, {len(source)} training pictures, "
                 f"{len(eval_source)} for evaluation, classes {', '.join(source.class_names)}"
                 + (f"; resuming at step {start}" if start else "")
+                + (f"; starting from {origin}" if origin else "")
             )
             window = Window(source, config.batch_size)
             for step in range(start + 1, config.steps + 1):
