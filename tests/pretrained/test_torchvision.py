@@ -17,6 +17,7 @@ def declare_operators():
     """Where torchvision's compiled operators do not load, declare those that its Python code mentions."""
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("_cuda_version() -> int")
     return library
 
