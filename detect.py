@@ -4,7 +4,7 @@ import sys
 
 from absl import app, flags
 
-from ssd_jax.loop import command
+from ssd_jax.command import command
 from ssd_jax.loop.pictures import detect_pictures
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")

@@ -2,7 +2,8 @@
 
 from absl import app, flags
 
-from ssd_jax.loop import command, evaluate
+from ssd_jax.command import command
+from ssd_jax.loop import evaluate
 from ssd_jax.loop.evaluation import table
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")

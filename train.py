@@ -5,7 +5,8 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from ssd_jax.loop import EXIT_CODE, command, parse_flags, train
+from ssd_jax.command import command, parse_flags
+from ssd_jax.loop import EXIT_CODE, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; the same one again resumes.")

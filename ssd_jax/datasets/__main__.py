@@ -3,12 +3,12 @@
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from ssd_jax import box
+from ssd_jax.command import command
 from ssd_jax.datasets.check import Report, check
 from ssd_jax.datasets.fit import coverage, coverage_text, propose
 from ssd_jax.datasets.opening import KINDS, open_source
@@ -59,11 +59,8 @@ def main(arguments: list[str] | None = None):
     checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
     checker.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
     options = parser.parse_args(arguments)
-    logging.getLogger("ssd_jax").setLevel(logging.ERROR)  # the report says it all
-    try:
+    with command(level=logging.ERROR):  # the report says it all
         run(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def run(options: argparse.Namespace):

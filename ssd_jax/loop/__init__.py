@@ -1,9 +1,8 @@
 """A run from start to end: the only room that sees the config, the disk and the devices."""
 
-from ssd_jax.loop.command import command, parse_flags
 from ssd_jax.loop.evaluation import evaluate
 from ssd_jax.loop.fit import train
 from ssd_jax.loop.interruption import EXIT_CODE
 from ssd_jax.loop.workdir import load_config
 
-__all__ = ["EXIT_CODE", "command", "evaluate", "load_config", "parse_flags", "train"]
+__all__ = ["EXIT_CODE", "evaluate", "load_config", "train"]

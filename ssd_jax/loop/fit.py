@@ -106,9 +106,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                 if save or step % config.log_every == 0:
                     scalars = window.close() | {"learning_rate": float(schedule(step - 1))}
                     log.scalars(step, scalars)
-                    log.progress(
-                        step, {k: scalars[k] for k in ("loss", "loss_loc", "loss_conf", "images_per_second")}
-                    )
+                    log.progress(step, {name: scalars[name] for name in SHOWN})
                 if save:
                     checkpoints.save(step, state, description)
                 if interruption.requested and step < config.steps:

@@ -1,18 +1,17 @@
 """The files of a run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `eval_*.json`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssd_jax.atomic import write_text
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def save_config(config: ConfigDict, workdir: Path) -> None:

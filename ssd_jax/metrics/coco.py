@@ -3,11 +3,12 @@
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ssd_jax.atomic import write_text
 
 # In the order of pycocotools' `COCOeval.stats`.
 NUMBERS = (
@@ -96,10 +97,7 @@ class COCOMetric:
 
     def write(self, path: str | Path):
         """Write the results as JSON that pycocotools' `loadRes` and COCO's server take; whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.results))
-        os.replace(partial, path)
+        write_text(path, json.dumps(self.results))
 
 
 def _load(truth, results: list[dict]):

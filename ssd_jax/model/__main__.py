@@ -3,6 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
+from ssd_jax.command import command, parse_flags
 from ssd_jax.model.ssd import deep_tuple, from_description
 from ssd_jax.model.summary import summarize, table
 
@@ -18,8 +19,9 @@ def main(argv: list[str]) -> None:
     if not classes:
         raise app.UsageError("the config takes its classes from the data: say how many with --classes")
     options = deep_tuple(config.model.to_dict()) | {"num_classes": 1 + classes, "spec": config.spec.to_dict()}
-    print(table(summarize(from_description(options))))
+    with command():
+        print(table(summarize(from_description(options))))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

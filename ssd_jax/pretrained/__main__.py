@@ -1,10 +1,10 @@
 """Turn a file of published weights into a detector: `python -m ssd_jax.pretrained FILE --workdir=DIR`."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
+from ssd_jax.command import command
 from ssd_jax.pretrained.classes import NAMES
 from ssd_jax.pretrained.convert import PIXELS
 from ssd_jax.pretrained.start import write_workdir
@@ -52,8 +52,5 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    try:
+    with command():
         print(run(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -1,7 +1,6 @@
 """Start a training from weights, and put published weights into a workdir."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ssd_jax.atomic import write_text
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.model import describe
 from ssd_jax.pretrained.weights import Weights, load
@@ -98,9 +98,7 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
         "strict": False,
     }
     config = {"imported": [weights.title, *weights.notes], "data": data, "eval": {"batch_size": 32}}
-    partial = workdir / "config.json.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, workdir / "config.json")
+    write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _initial(weights: Weights) -> dict[str, Any]:

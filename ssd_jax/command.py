@@ -1,4 +1,4 @@
-"""What the scripts share."""
+"""What everything run from a command line shares: flags, and errors of one line."""
 
 import contextlib
 import logging
@@ -25,8 +25,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def command() -> Iterator[None]:
-    """Run a script's body: libraries log only warnings, and what the user can mend ends the program with one line.
+def command(level: int = logging.WARNING) -> Iterator[None]:
+    """Run a script's body: we log from `level` on, libraries warn, and what the user can mend ends it with one line.
 
     SSD_JAX_TRACEBACK=1 shows where an error arose.
     """
@@ -34,7 +34,9 @@ def command() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("ssd_jax")
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
@@ -42,3 +44,6 @@ def command() -> Iterator[None]:
         if os.environ.get("SSD_JAX_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before

@@ -1,0 +1,30 @@
+"""What command lines share leaves the process as it found it."""
+
+import logging
+
+import pytest
+
+from ssd_jax.command import command
+
+LOGGER = logging.getLogger("ssd_jax")
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])
+def test_logging_is_afterwards_as_it_was_before(level, capsys):
+    before = LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)
+    with command(level):
+        LOGGER.warning("a warning")
+    assert (LOGGER.level, LOGGER.propagate, LOGGER.handlers) == before
+    assert capsys.readouterr().err == ("WARNING: a warning\n" if level == logging.WARNING else "")
+
+
+def test_what_the_user_can_mend_is_one_line_and_the_rest_is_not_hidden(monkeypatch):
+    monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit, match=r"^error: rule, got this$"), command():
+        raise ValueError("rule, got this")
+    with pytest.raises(ZeroDivisionError), command():
+        raise ZeroDivisionError
+    monkeypatch.setenv("SSD_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="rule"), command():
+        raise ValueError("rule")
+    assert LOGGER.propagate
