@@ -1,0 +1,16 @@
+"""One step of training: state, learning rate, optimiser and update. Knows an axis name, not the devices behind it."""
+
+from ssd_jax.training.optimizer import is_bias, is_decayed, make_optimizer
+from ssd_jax.training.schedule import make_schedule
+from ssd_jax.training.state import TrainState, create_state
+from ssd_jax.training.step import make_train_step
+
+__all__ = [
+    "TrainState",
+    "create_state",
+    "is_bias",
+    "is_decayed",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+]
