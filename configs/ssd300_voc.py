@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
 
     config.model = ConfigDict()
+    config.model.trunk = "vgg16"  # or "resnet50", with norm "batch"
     config.model.width = 1.0
     config.model.norm = config_dict.placeholder(str)  # or "batch"
     config.model.l2_scale = 20.0

@@ -18,7 +18,7 @@ from ssd_jax.loop.evaluation import Evaluator
 from ssd_jax.loop.interruption import Interruption
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.workdir import save_config
-from ssd_jax.model import describe
+from ssd_jax.model import describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import create_state, make_train_step
@@ -188,7 +188,8 @@ class Window:
 
 def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
     """Refuse to resume from a checkpoint of another model or other classes, naming the first difference."""
-    saved, wanted = (d["model"] | {"class_names": d["class_names"]} for d in (saved, jsonlike(wanted)))
+    saved = saved | {"model": describe(from_description(saved["model"]))}  # options it does not know have defaults
+    saved, wanted = (jsonlike(d["model"] | {"class_names": d["class_names"]}) for d in (saved, wanted))
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise ValueError(

@@ -4,7 +4,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ssd_jax.command import command, parse_flags
-from ssd_jax.model.ssd import deep_tuple, from_description
+from ssd_jax.model.ssd import from_description
 from ssd_jax.model.summary import summarize, table
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
@@ -18,9 +18,9 @@ def main(argv: list[str]) -> None:
     classes = CLASSES.value if CLASSES.value is not None else len(config.data.class_names)
     if not classes:
         raise app.UsageError("the config takes its classes from the data: say how many with --classes")
-    options = deep_tuple(config.model.to_dict()) | {"num_classes": 1 + classes, "spec": config.spec.to_dict()}
     with command():
-        print(table(summarize(from_description(options))))
+        model = from_description(config.model.to_dict() | {"num_classes": 1 + classes, "spec": config.spec.to_dict()})
+        print(table(summarize(model)))
 
 
 if __name__ == "__main__":

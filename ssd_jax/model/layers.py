@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, then BatchNorm if asked for, then ReLU: `[B, H, W, C]` to `[B, H', W', features]`.
+    """Convolution, then BatchNorm if asked for, then ReLU unless not: `[B, H, W, C]` to `[B, H', W', features]`.
 
     With `norm="batch"` the statistics are averaged over the devices of `axis_name` and the convolution, whose mean
     is taken out again, has no bias.
@@ -48,6 +48,7 @@ class ConvBlock(nn.Module):
     stride: int = 1
     dilation: int = 1
     padding: int | None = None  # None keeps the size at stride 1
+    relu: bool = True
     norm: str | None = None
     kernel_init: str = "xavier"
     dtype: str = "float32"
@@ -76,7 +77,7 @@ class ConvBlock(nn.Module):
                 dtype=jnp.dtype(self.dtype),
                 name="norm",
             )(x)
-        return nn.relu(x)
+        return nn.relu(x) if self.relu else x
 
 
 class Head(nn.Module):

@@ -1,6 +1,7 @@
 """SSD: a trunk, extra layers that shrink further, and a head on each map (paper, figure 2)."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ import numpy as np
 from ssd_jax.augment import MEAN_COLOUR
 from ssd_jax.box import PriorSpec
 from ssd_jax.model.layers import INITS, ChannelNorm, ConvBlock, Head, scaled
+from ssd_jax.model.resnet import ResNet50
 from ssd_jax.model.vgg import VGG16
 
+PyTree = Any
 NORMS = (None, "batch")
 DTYPES = ("float32", "bfloat16")
 
@@ -28,24 +31,38 @@ class Extra(NamedTuple):
     padding: int
 
 
-EXTRAS_300 = (
-    Extra(256, 512, 3, 2, 1),
-    Extra(128, 256, 3, 2, 1),
-    Extra(128, 256, 3, 1, 0),
-    Extra(128, 256, 3, 1, 0),
-)
-EXTRAS_512 = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Extra(128, 256, 4, 1, 1))
+# Of the maps from the second on: a trunk that gives two leaves the first out.
+FIRST = Extra(256, 512, 3, 2, 1)
+NEXT = Extra(128, 256, 3, 2, 1)
+EXTRAS = {
+    (38, 19, 10, 5, 3, 1): (FIRST, FIRST, NEXT, *(Extra(128, 256, 3, 1, 0),) * 2),
+    (64, 32, 16, 8, 4, 2, 1): (FIRST, FIRST, *(NEXT,) * 3, Extra(128, 256, 4, 1, 1)),
+}
 
 
-def extras_for(spec: PriorSpec) -> tuple[Extra, ...]:
-    """Extra layers for a spec: the paper's for the grids of SSD300 and SSD512, else each halves the map before it."""
-    paper = {(38, 19, 10, 5, 3, 1): EXTRAS_300, (64, 32, 16, 8, 4, 2, 1): EXTRAS_512}
-    halving = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * (len(spec.grids) - 3))
-    return paper.get(spec.grids, halving[: len(spec.grids) - 2])
+def extras_for(spec: PriorSpec, trunk_maps: int) -> tuple[Extra, ...]:
+    """Extra layers above a trunk's maps: the paper's for the grids of SSD300 and SSD512, else each halves the map."""
+    halving = (FIRST, FIRST, *(NEXT,) * len(spec.grids))[: len(spec.grids) - 1]
+    return EXTRAS.get(spec.grids, halving)[trunk_maps - 1 :]
+
+
+def vgg16(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
+    """conv4_3, its pixels scaled for the heads (section 3.1), and fc7."""
+    conv4_3, fc7 = VGG16(block, model.width, name="trunk")(images, train=train)
+    return [ChannelNorm(model.l2_scale, name="conv4_3_norm")(conv4_3), fc7]
+
+
+def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
+    """conv4_x."""
+    return ResNet50(block, model.width, name="trunk")(images, train=train)
+
+
+# Each maps images to a list of feature maps, the finest first; the extra layers go on from the last.
+TRUNKS: dict[str, Callable[..., list[jax.Array]]] = {"vgg16": vgg16, "resnet50": resnet50}
 
 
 class SSD(nn.Module):
-    """SSD on VGG16: `apply({"params": p, ...}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
+    """SSD: `apply({"params": p, ...}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
 
     Images are RGB minus `MEAN_COLOUR` (see `preprocess`); offsets and logits are float32, in the order of
     `box.make_priors(spec)`. The defaults are the paper's.
@@ -53,10 +70,11 @@ class SSD(nn.Module):
     Attributes:
       num_classes: C, background included.
       spec: the priors; `spec.image_size` is S and `spec.grids` the sides of the maps.
+      trunk: "vgg16" (the paper), or "resnet50" (NVIDIA's SSD300), which needs norm="batch".
       width: multiplies the number of channels of every layer but the heads.
       norm: None (the paper), or "batch": BatchNorm after every trunk and extra convolution, for training from
         scratch. It adds a "batch_stats" collection, updated when `train=True`.
-      l2_scale: initial scale of conv4_3's L2 norm.
+      l2_scale: initial scale of the L2 norm of VGG16's conv4_3.
       kernel_init, head_init: "xavier" (Caffe's, by fan-in), "he" or "normal" (deviation 0.01); biases start at 0.
       dtype: "float32" or "bfloat16", of trunk and extra layers. Parameters and heads stay float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics.
@@ -71,11 +89,13 @@ class SSD(nn.Module):
     head_init: str = "xavier"
     dtype: str = "float32"
     axis_name: str | None = None
+    trunk: str = "vgg16"
 
     def __post_init__(self) -> None:
         """Check the options, so that a typo fails before any array is made."""
         super().__post_init__()
         for field, value, allowed in (
+            ("trunk", self.trunk, tuple(TRUNKS)),
             ("norm", self.norm, NORMS),
             ("kernel_init", self.kernel_init, tuple(INITS)),
             ("head_init", self.head_init, tuple(INITS)),
@@ -83,6 +103,8 @@ class SSD(nn.Module):
         ):
             if value not in allowed:
                 raise ValueError(f"SSD's {field} must be one of {allowed}, got {value!r}")
+        if self.trunk == "resnet50" and self.norm != "batch":
+            raise ValueError(f"SSD's trunk resnet50 is made with BatchNorm and needs norm='batch', got {self.norm!r}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes counts the background, so it is at least 2, got {self.num_classes}")
         if not self.width > 0:
@@ -97,10 +119,9 @@ class SSD(nn.Module):
         block = partial(
             ConvBlock, norm=self.norm, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name
         )
-        maps = VGG16(block, self.width, name="trunk")(images.astype(self.dtype), train=train)
+        maps = TRUNKS[self.trunk](self, block, images, train)
         x = maps[-1]
-        maps[0] = ChannelNorm(self.l2_scale, name="conv4_3_norm")(maps[0])
-        for number, extra in enumerate(extras_for(self.spec), start=6):
+        for number, extra in enumerate(extras_for(self.spec, len(maps)), start=6):
             x = block(scaled(extra.narrow, self.width), kernel=1, name=f"conv{number}_1")(x, train=train)
             x = block(
                 scaled(extra.wide, self.width),
@@ -137,6 +158,14 @@ def describe(model: SSD) -> dict[str, Any]:
 def from_description(description: dict[str, Any]) -> SSD:
     """Make the model that `describe` described, or one from a config's options."""
     return SSD(**(description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}))
+
+
+def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
+    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm."""
+    size = model.spec.image_size
+    # Run once: to optimise its many random draws would take longer than everything else before the first step.
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    return init(key, jnp.zeros((1, size, size, 3)))
 
 
 def deep_tuple(value: Any) -> Any:

@@ -1,0 +1,20 @@
+"""SSD300 on ResNet-50 in place of VGG16, the network of NVIDIA's SSD300, by the paper's recipe on PASCAL VOC.
+
+    python train.py --config=configs/ssd300_resnet50_voc.py --workdir=runs/resnet50_voc \
+        --config.data.root=VOCdevkit --config.init_from=resnet50-0676ba61.pth
+
+The file is torchvision's, trained on ImageNet (docs/weights.md). The priors are those of SSD300 on VOC.
+
+Result: not measured here yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ssd300_voc
+
+
+def get_config() -> ConfigDict:
+    config = ssd300_voc.get_config().unlock()
+    config.model.trunk = "resnet50"
+    config.model.norm = "batch"
+    return config.lock()

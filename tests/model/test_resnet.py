@@ -1,0 +1,102 @@
+"""ResNet-50 as a trunk: its layers, what it leaves to the extra layers, and a step of training."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax.traverse_util import flatten_dict
+
+from ssd_jax.augment import NO_AUGMENTATION
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC
+from ssd_jax.loop.fit import check_same_run
+from ssd_jax.model import SSD, describe, from_description
+from ssd_jax.model.summary import summarize
+from ssd_jax.training import create_state, make_train_step
+
+PROMOTION = "standard"  # optax's schedules promote
+
+
+def ssd300_parameters(classes):
+    """Layer by layer: convolutions without bias, two numbers a channel of BatchNorm, and the heads."""
+    layers, channels = [(7, 3, 64)], 64
+    for features, blocks in ((64, 3), (128, 4), (256, 6)):
+        for k in range(blocks):
+            layers += [(1, channels, features), (3, features, features), (1, features, 4 * features)]
+            layers += [(1, channels, 4 * features)] if k == 0 else []
+            channels = 4 * features
+    sources = [1024]
+    for narrow, wide in ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256)):
+        layers += [(1, sources[-1], narrow), (3, narrow, wide)]
+        sources.append(wide)
+    heads = zip(sources, (4, 6, 6, 6, 4, 4), strict=True)
+    return sum(k * k * a * b + 2 * b for k, a, b in layers) + sum(
+        (9 * a + 1) * per_cell * (4 + classes) for a, per_cell in heads
+    )
+
+
+@pytest.mark.parametrize(("classes", "spec"), [(21, SSD300_VOC), (81, SSD300_COCO)])
+def test_parameters(classes, spec):
+    layers = summarize(SSD(classes, spec, trunk="resnet50", norm="batch"))
+    assert sum(layer.parameters for layer in layers) == ssd300_parameters(classes)
+    # torchvision's resnet50 has 25,557,032, of which 14,964,736 in layer4 and 2,049,000 in fc.
+    trunk = sum(layer.parameters for layer in layers if layer.name.startswith("trunk/"))
+    assert trunk == 25_557_032 - 14_964_736 - 2_049_000
+
+
+def test_maps_of_ssd300_are_the_trunks_one_and_five_more():
+    shapes = {layer.name: layer.shape for layer in summarize(SSD(21, SSD300_VOC, trunk="resnet50", norm="batch"))}
+    assert shapes["trunk/conv1/conv"] == (150, 150, 64)
+    assert shapes["trunk/layer1_0/conv1/conv"] == (75, 75, 64)
+    assert shapes["trunk/layer2_3/conv3/norm"] == (38, 38, 512)
+    maps = ["trunk/layer3_5/conv3/norm", *(f"conv{n}_2/norm" for n in range(6, 11))]
+    sides, channels = (38, 19, 10, 5, 3, 1), (1024, 512, 512, 256, 256, 256)
+    assert [shapes[name] for name in maps] == [(s, s, c) for s, c in zip(sides, channels, strict=True)]
+    assert not any("conv4_3_norm" in name for name in shapes)
+
+
+def test_ssd512s_grids():
+    model = SSD(21, SSD512_VOC, trunk="resnet50", norm="batch", width=1 / 16)
+    offsets, logits = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, 512, 512, 3)))[0]
+    assert (offsets.shape, logits.shape) == ((1, 24564, 4), (1, 24564, 21))
+
+
+def test_a_step_of_training_moves_the_whole_trunk_and_the_extra_layers():
+    model = tiny.MODEL.clone(trunk="resnet50")
+    optimizer = tiny.sgd(1e-3, weight_decay=0.0)
+    state = create_state(jax.random.key(0), model, optimizer)
+    step = jax.jit(make_train_step(model, optimizer, tiny.PRIORS, NO_AUGMENTATION))
+    after, metrics = step(state, tiny.first_batch(tiny.Pictures(), 4), jax.random.key(1))
+    assert np.isfinite(metrics["loss"])
+    assert metrics["positives"] > 0
+    for before, moved in ((state.params, after.params), (state.batch_stats, after.batch_stats)):
+        before, moved = (flatten_dict(tree, sep="/") for tree in (before, moved))
+        for name, array in before.items():
+            assert np.isfinite(moved[name]).all(), name
+            # Small objects match no prior of some map, whose head of offsets stays.
+            assert not np.array_equal(array, moved[name]) or name.startswith("loc"), name
+
+
+def test_it_needs_batch_norm():
+    with pytest.raises(ValueError, match=r"trunk resnet50 is made with BatchNorm and needs norm='batch', got None"):
+        SSD(3, tiny.SPEC, trunk="resnet50")
+    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50'\), got 'vgg19'"):
+        SSD(3, tiny.SPEC, trunk="vgg19")
+
+
+def test_a_description_tells_the_trunk():
+    model = SSD(3, tiny.SPEC, trunk="resnet50", norm="batch")
+    assert from_description(json.loads(json.dumps(describe(model)))) == model
+
+
+def test_a_run_from_before_there_were_two_trunks_is_of_vgg16(tmp_path):
+    saved = json.loads(json.dumps({"model": describe(tiny.MODEL), "class_names": ["a", "b"]}))
+    del saved["model"]["trunk"]
+    assert from_description(saved["model"]) == tiny.MODEL
+    check_same_run(saved, {"model": describe(tiny.MODEL), "class_names": ["a", "b"]}, tmp_path)
+    with pytest.raises(ValueError, match="another model: trunk is vgg16 in it, resnet50 in this config"):
+        check_same_run(
+            saved, {"model": describe(tiny.MODEL.clone(trunk="resnet50")), "class_names": ["a", "b"]}, tmp_path
+        )
