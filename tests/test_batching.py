@@ -1,5 +1,7 @@
 import itertools
 import logging
+import re
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -127,29 +129,60 @@ def test_decode_says_why_it_refuses(image, reason):
     assert "\n" not in str(error.value)
 
 
-# -- canvas, warp, boxes
+# -- shrink, warp, boxes
 
 
-def test_canvas_keeps_a_small_picture():
-    image = picture(20, 30)
-    square, size = batching.canvas(image, 32)
-    assert size == (20, 30)
-    np.testing.assert_array_equal(square[:20, :30], image)
-    assert not square[20:].any() and not square[:, 30:].any()
+def areas(image, h, w):
+    """The mean of each of h x w areas: a slow, exact shrink."""
+    rows, columns = (overlaps(side, n) for side, n in zip(image.shape[:2], (h, w), strict=True))
+    return np.moveaxis(rows @ np.moveaxis(image.astype(float), 2, 0) @ columns.T, 0, 2)
 
 
-def test_canvas_shrinks_a_large_picture_by_the_mean_of_its_pixels():
-    image = picture(80, 120)
-    square, size = batching.canvas(image, 60)
-    assert size == (40, 60) and square.shape == (60, 60, 3)
-    mean = image.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(square[:40], mean, atol=0.51)
-    assert not square[40:].any()
+def overlaps(side, n):
+    """[n, side]: which part of area i each pixel is."""
+    edges, pixels = np.linspace(0, side, n + 1), np.arange(side)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(shared, 0, None) * n / side
 
 
-def test_canvas_never_loses_a_side():
-    assert batching.canvas(picture(1000, 2), 64)[1] == (64, 1)
-    assert batching.canvas(picture(2, 1000), 64)[1] == (1, 64)
+def test_shrink_leaves_what_fits():
+    image = picture(20, 32)
+    assert batching.shrink(image, 32) is image
+
+
+def test_shrink_by_two_is_the_mean_of_four_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    shrunk = batching.shrink(image, 60)
+    assert shrunk.shape == (40, 60, 3)
+    np.testing.assert_allclose(shrunk, image.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3)), atol=0.51)
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.67, 2, 2.3, 3, 5.2])
+def test_shrink_is_near_the_mean_over_areas(factor):
+    random = np.random.default_rng(0)
+    photograph = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (240, 180), interpolation=cv2.INTER_CUBIC)
+    noise = random.integers(0, 256, (180, 240, 3), np.uint8)
+    size = round(240 / factor)
+    h, w = round(180 * size / 240), size
+    error = batching.shrink(photograph, size) - areas(photograph, h, w)
+    assert np.sqrt(np.mean(error**2)) < 2
+    # Pixels that are left out would let noise through: of n independent pixels the mean has 1 / sqrt(n) of it.
+    assert np.std(batching.shrink(noise, size)) < 1.5 * np.std(areas(noise, h, w))
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.67, 2.3, 5.2])
+def test_shrink_moves_nothing(factor):
+    ramp = np.tile(np.arange(240, dtype=np.uint8)[None, :, None], (240, 1, 3))
+    ramp[:, :, 1] = ramp[:, :, 0].T
+    size = round(240 / factor)
+    np.testing.assert_allclose(
+        batching.shrink(ramp, size)[1:-1, 1:-1], areas(ramp, size, size)[1:-1, 1:-1], atol=1.01
+    )
+
+
+def test_shrink_never_loses_a_side():
+    assert batching.shrink(picture(1000, 2), 64).shape == (64, 1, 3)
+    assert batching.shrink(picture(2, 1000), 64).shape == (1, 64, 3)
 
 
 def test_warp_is_linear_with_pixel_centres_at_halves():
@@ -191,6 +224,7 @@ def test_a_training_batch_holds_its_pictures():
         "sizes": ((4, 2), "int32"),
         "boxes": ((4, 3, 4), "float32"),
         "labels": ((4, 3), "int32"),
+        "left_out": ((4,), "int32"),
         "position": ((4,), "int32"),
         "index": ((4,), "int32"),
         "readable": ((4,), "bool"),
@@ -198,10 +232,12 @@ def test_a_training_batch_holds_its_pictures():
     np.testing.assert_array_equal(batch["position"], range(4))
     assert batch["readable"].all()
     for row, index in enumerate(batch["index"]):
-        square, size = batching.canvas(pictures[index].image, 32)
+        image = batching.shrink(pictures[index].image, 32)
+        h, w, _ = image.shape
         boxes, labels = batching.pad_boxes(pictures[index].boxes, pictures[index].labels, 3)
-        np.testing.assert_array_equal(batch["images"][row], square)
-        np.testing.assert_array_equal(batch["sizes"][row], size)
+        np.testing.assert_array_equal(batch["images"][row, :h, :w], image)
+        assert not batch["images"][row, h:].any() and not batch["images"][row, :, w:].any()
+        np.testing.assert_array_equal(batch["sizes"][row], (h, w))
         np.testing.assert_array_equal(batch["boxes"][row], boxes)
         np.testing.assert_array_equal(batch["labels"][row], labels)
 
@@ -221,28 +257,61 @@ def test_the_seed_decides_the_order():
     assert order(1) != order(2)
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_batches_do_not_depend_on_threads(threads):
-    expected = take(batching.train_batches(source(7), **OPTIONS), 5)
-    assert_same(take(batching.train_batches(source(7), **OPTIONS, threads=threads), 5), expected)
-
-
-@pytest.mark.parametrize("start", [0, 1, 5, 1_000_000])
+@pytest.mark.parametrize("start", [1, 5, 1_000_000])
 def test_resuming_needs_the_step_alone(start):
-    straight = batching.train_batches(source(7), **OPTIONS, start_step=max(0, start - 2))
-    expected = take(straight, start - max(0, start - 2) + 3)[-3:]
+    expected = take(batching.train_batches(source(7), **OPTIONS, start_step=start - 1), 4)[1:]
     assert_same(take(batching.train_batches(source(7), **OPTIONS, start_step=start), 3), expected)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batches_of_one(processes):
-    whole = take(batching.train_batches(source(7), **OPTIONS, start_step=2), 4)
+@pytest.mark.parametrize("cache_gb", [0, 4e-6, 1], ids=["no cache", "a cache of some", "a cache of all"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("start", [0, 3])
+def test_batches_follow_from_the_seed_and_the_step_alone(start, threads, processes, cache_gb):
+    whole = take(batching.train_batches(source(7), **OPTIONS, threads=0), start + 5)[start:]
     for process in range(processes):
         share = batching.train_batches(
-            source(7), **OPTIONS, start_step=2, process_index=process, process_count=processes
+            source(7),
+            **OPTIONS,
+            start_step=start,
+            threads=threads,
+            cache_gb=cache_gb,
+            process_index=process,
+            process_count=processes,
         )
         expected = [{name: array[process::processes] for name, array in batch.items()} for batch in whole]
-        assert_same(take(share, 4), expected)
+        assert_same(take(share, 5), expected)
+
+
+# -- the cache
+
+
+class Counted(list):
+    """Counts how often each picture is asked for."""
+
+    def __init__(self, pictures):
+        super().__init__(pictures)
+        self.asked = Counter()
+
+    def __getitem__(self, index):
+        self.asked[index] += 1
+        return super().__getitem__(index)
+
+
+def test_a_cache_decodes_each_picture_once(caplog):
+    pictures = Counted(source(7))
+    take(batching.train_batches(pictures, **OPTIONS, cache_gb=1, threads=0), 7)
+    assert pictures.asked == dict.fromkeys(range(7), 1)
+    assert not caplog.records
+
+
+def test_a_cache_holds_no_more_than_it_says(caplog):
+    row = 20 * 30 * 3 + 2 * 4 + 3 * (4 + 1) * 4 + 4 + 4 + 1  # picture, size, boxes and labels, three numbers
+    pictures = Counted(example(f"p{i}", picture(20, 30)) for i in range(7))
+    take(batching.train_batches(pictures, **OPTIONS, cache_gb=3 * row / 1e9, threads=0), 7)  # 4 epochs
+    assert sorted(pictures.asked.values()) == [1, 1, 1, 4, 4, 4, 4]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("is full with 3 of 7 pictures; the others are decoded each time")
 
 
 def test_a_batch_may_be_larger_than_the_source():
@@ -259,14 +328,45 @@ def test_difficult_objects_are_trained_on_unless_told_otherwise():
     np.testing.assert_array_equal(batch["boxes"][:, 0], [pictures[0].boxes[1]] * 4)
 
 
-def test_objects_beyond_max_boxes_are_reported_once_by_name(caplog):
-    pictures = [example("crowd", picture(8, 8), 5), example("pair", picture(8, 8), 2)]
+def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
+    pictures = [
+        example("crowd", picture(8, 8), 5),
+        example("pair", picture(8, 8), 2),
+        example("four", picture(8, 8), 4),
+    ]
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = take(batching.train_batches(pictures, **OPTIONS), 5)
-    assert all((batch["labels"] > 0).sum() for batch in batches)
-    assert [r.getMessage() for r in caplog.records] == [
-        "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on"
+    for batch in batches:
+        np.testing.assert_array_equal(batch["left_out"], np.array([2, 0, 1])[batch["index"]])
+        np.testing.assert_array_equal((batch["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[batch["index"]])
+    *named, total = (r.getMessage() for r in caplog.records)
+    assert sorted(named) == [
+        "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
+        "four: 4 objects, but max_boxes is 3: the 1 smallest are not trained on",
     ]
+    assert total == "max_boxes = 3 leaves out 3 objects of 2 pictures, counted once in 3 pictures read"
+
+
+def test_the_total_comes_after_an_epoch_and_few_pictures_are_named(caplog):
+    pictures = [example(f"p{i}", picture(8, 8), 4 + i % 2) for i in range(30)]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        take(batching.train_batches(pictures, **OPTIONS), 7)
+        assert len(caplog.records) == 10
+        take(batching.train_batches(pictures, **OPTIONS, process_index=1, process_count=2), 16)
+    (total,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes"))
+    assert re.fullmatch(r"max_boxes = 3 leaves out \d+ objects of 1[5-7] pictures, .* in 30 pictures read", total)
+
+
+def test_strict_data_leaves_nothing_out():
+    with pytest.raises(ValueError, match=r"^strict data leaves no object out; crowd: 4 objects, but max_boxes is 3$"):
+        next(batching.train_batches([example("crowd", picture(8, 8), 4)], **OPTIONS, strict=True))
+    unreadable = [example("cut", encode(picture(20, 30))[:-300])]
+    message = "^strict data has no picture that cannot be read; cut: the file is cut short"
+    with pytest.raises(ValueError, match=message):
+        next(batching.train_batches(unreadable, **OPTIONS, strict=True))
+    with pytest.raises(ValueError, match=message):
+        next(batching.eval_batches(unreadable, batch_size=2, image_size=16, strict=True))
+    assert next(batching.train_batches(source(3), **OPTIONS, strict=True))["readable"].all()
 
 
 def test_an_unreadable_picture_is_grey_and_reported_once(caplog):
@@ -309,6 +409,7 @@ def test_an_error_of_the_source_is_not_swallowed():
         (dict(process_count=2, process_index=2), r"process_index is in \[0, process_count\); got 2 of 2"),
         (dict(max_boxes=0), "max_boxes is at least 1 and start_step at least 0; got 0, 0"),
         (dict(start_step=-1), "got 3, -1"),
+        (dict(cache_gb=-1), "cache_gb is at least 0; got -1"),
     ],
 )
 def test_train_batches_checks_its_options(options, message):

@@ -1,0 +1,46 @@
+"""What a source gives."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One picture as a source gives it.
+
+    `image` is an encoded file (bytes) or RGB uint8 [h, w, 3]; `boxes` float32 [n, 4] are corners, fractions
+    of the picture's sides; `labels` int32 [n] count from 1; `difficult` is bool [n].
+
+    The rest is for reports, where the source knows it: `file` is the picture's name on disk, `size` its (height,
+    width) as the annotation says, and `dirt` names what was wrong with its boxes, an entry for each.
+    """
+
+    image_id: str
+    image: bytes | np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    file: str = ""
+    size: tuple[int, int] | None = None
+    dirt: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        n = len(self.boxes)
+        shapes = [np.shape(a) for a in (self.boxes, self.labels, self.difficult)]
+        if shapes != [(n, 4), (n,), (n,)]:
+            boxes, labels, difficult = shapes
+            raise ValueError(
+                f"an example has boxes [n, 4], labels [n] and difficult [n]; {self.image_id!r} has "
+                f"{list(boxes)}, {list(labels)} and {list(difficult)}"
+            )
+        if n and np.min(self.labels) < 1:
+            raise ValueError(f"object labels count from 1; {self.image_id!r} has {np.min(self.labels)}")
+
+
+class Source(Protocol):
+    """Random access to examples: all that batching asks of a data set."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Example: ...
