@@ -2,7 +2,7 @@
 
 from ssd_jax.model.layers import ChannelNorm
 from ssd_jax.model.resnet import ResNet50
-from ssd_jax.model.ssd import MEAN_COLOUR, SSD, describe, from_description, initialise, preprocess
+from ssd_jax.model.ssd import MEAN_COLOUR, SSD, describe, from_description, initialise, preprocess, variable_shapes
 from ssd_jax.model.vgg import VGG16
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "from_description",
     "initialise",
     "preprocess",
+    "variable_shapes",
 ]

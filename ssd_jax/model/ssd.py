@@ -162,10 +162,19 @@ def from_description(description: dict[str, Any]) -> SSD:
 
 def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
     """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm."""
-    size = model.spec.image_size
     # Run once: to optimise its many random draws would take longer than everything else before the first step.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
-    return init(key, jnp.zeros((1, size, size, 3)))
+    return init(key, _black(model))
+
+
+def variable_shapes(model: SSD) -> dict[str, PyTree]:
+    """Shapes and dtypes of what `initialise` would draw."""
+    return jax.eval_shape(model.init, jax.random.key(0), _black(model))
+
+
+def _black(model: SSD) -> jax.Array:
+    size = model.spec.image_size
+    return jnp.zeros((1, size, size, 3))
 
 
 def deep_tuple(value: Any) -> Any:

@@ -4,10 +4,8 @@ import math
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from ssd_jax.model.ssd import SSD
+from ssd_jax.model.ssd import SSD, variable_shapes
 
 
 class Layer(NamedTuple):
@@ -34,9 +32,8 @@ def summarize(model: SSD) -> list[Layer]:
             layers.append(Layer("/".join(module.path), shape, sum(sizes.values()), macs))
         return output
 
-    size = model.spec.image_size
     with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+        variable_shapes(model)
     return layers
 
 

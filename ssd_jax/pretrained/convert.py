@@ -28,19 +28,20 @@ def kernel_to(kernel: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
 
 
-def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray, pixels: str) -> tuple[np.ndarray, np.ndarray]:
-    """Convert a first layer `[3, 3, 3, F]`, `[F]` fed `pixels`, a key of `PIXELS`, to RGB minus `MEAN_COLOUR`.
+def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert a first layer `[k, k, 3, F]`, `[F]` fed `pixels`, a key of `PIXELS`, to RGB minus `MEAN_COLOUR`.
 
     With "imagenet" the mean colours differ by up to 0.7, which the bias takes up: exactly, but for the picture's
-    outermost pixels, whose neighbours are zeros before and after.
+    outermost pixels, whose neighbours are zeros before and after. A layer without bias is ResNet's, which takes it
+    up itself, exactly everywhere.
     """
     if pixels == "bgr":
         return kernel[:, :, ::-1], bias
     if pixels == "imagenet":
         mean, deviation = (255 * np.asarray(v, np.float64) for v in (TORCHVISION_MEAN, TORCHVISION_DEVIATION))
-        wide = kernel / deviation[:, None]
-        bias = bias + np.sum(wide * (np.asarray(MEAN_COLOUR) - mean)[:, None], axis=(0, 1, 2))
-        return wide.astype(np.float32), bias.astype(np.float32)
+        kernel = kernel / deviation[:, None]
+        if bias is not None:
+            bias = bias + np.sum(kernel * (np.asarray(MEAN_COLOUR) - mean)[:, None], axis=(0, 1, 2))
     return kernel, bias
 
 
@@ -53,7 +54,7 @@ def reduced_fc(fc6: np.ndarray, fc7: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return fc6[::4, :, ::3, ::3], fc7[::4, ::4, None, None]
 
 
-def unclamped(kernel: np.ndarray, bias: np.ndarray, spec: PriorSpec, k: int, *, back: bool = False) -> tuple:
+def unclamped(kernel: np.ndarray, bias: np.ndarray | None, spec: PriorSpec, k: int, *, back: bool = False) -> tuple:
     """Convert a head of offsets of map `k` for priors with sides cut to the picture's, to `spec`'s own.
 
     With `r` a prior's side over the cut side, the same box has offsets `t / r` of its centre and `t - log(r) / v` of
@@ -65,7 +66,7 @@ def unclamped(kernel: np.ndarray, bias: np.ndarray, spec: PriorSpec, k: int, *, 
         ratio = 1 / ratio
     scale = np.concatenate([1 / ratio, np.ones_like(ratio)], axis=1).ravel()  # [shape * 4]
     shift = np.concatenate([np.zeros_like(ratio), np.log(ratio) / VARIANCES[2]], axis=1).ravel()
-    return (kernel * scale).astype(np.float32), (bias * scale - shift).astype(np.float32)
+    return kernel * scale, None if bias is None else bias * scale - shift
 
 
 def _start(spec: PriorSpec, k: int) -> int:

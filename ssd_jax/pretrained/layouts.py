@@ -1,18 +1,21 @@
 """How others name and order the parameters of the networks we build.
 
 A layout maps our layers to theirs, and says what their first layer is fed and what was done to the priors. Facts from
-amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/vgg.py` and `models/detection/ssd.py`,
-and weiliu89/caffe `python/caffe/model_libs.py`.
+amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/vgg.py`, `models/resnet.py` and
+`models/detection/ssd.py`, and weiliu89/caffe `python/caffe/model_libs.py`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from ssd_jax.model.vgg import STAGES
+from ssd_jax.model import resnet, vgg
 
-CONVOLUTIONS = tuple(f"conv{s}_{k}" for s, layers in enumerate(STAGES, start=1) for k in range(1, len(layers) + 1))
+CONVOLUTIONS = tuple(
+    f"conv{s}_{k}" for s, layers in enumerate(vgg.STAGES, start=1) for k in range(1, len(layers) + 1)
+)
 TORCH_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions, ReLUs and pools between them
 FC6_PLACE, FC7_PLACE = 31, 33  # after pool5
+BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,25 +24,46 @@ class Layout:
 
     Attributes:
       title: what to call it in messages.
-      layers: their name of each of our convolutions; the file has `name.weight` and `name.bias`.
+      layers: their name of each of our convolutions; the file has `name.weight` and, without BatchNorm, `name.bias`.
+      batch_norms: their name of the BatchNorm after each of our convolutions, if there are any.
       norm: their tensor of conv4_3_norm's scale; empty in a trunk.
       maps: how many feature maps have heads; 0 in a trunk.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
       clamped: the sides of priors are cut to the picture's.
       truncated: the sizes of priors are whole pixels.
       datasets: priors by number of classes, background included: "voc" or "coco".
-      unused: beginnings of names in the file that nothing is made of.
+      trunk: which it has, as `SSD.trunk`.
+      unused: beginnings and ends of names in the file that nothing is made of.
     """
 
     title: str
     layers: dict[str, str]
+    batch_norms: dict[str, str] = dataclasses.field(default_factory=dict)
     norm: str = ""
     maps: int = 0
     pixels: str = "rgb"
     clamped: bool = False
     truncated: bool = False
     datasets: tuple[tuple[int, str], ...] = ((21, "voc"), (81, "coco"), (91, "coco"))
+    trunk: str = "vgg16"
     unused: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The convolution that is fed the pixels."""
+        return next(iter(self.layers))
+
+    @property
+    def leaves(self) -> dict[str, str]:
+        """Their tensor of each of our parameters and statistics."""
+        leaves = {}
+        for ours, name in self.layers.items():
+            leaves[f"{ours}/conv/kernel"] = f"{name}.weight"
+            if ours not in self.batch_norms:
+                leaves[f"{ours}/conv/bias"] = f"{name}.bias"
+        for ours, name in self.batch_norms.items():
+            leaves |= {f"{ours}/norm/{leaf}": f"{name}.{theirs}" for leaf, theirs in BATCH_NORM.items()}
+        return leaves | ({"conv4_3_norm/scale": self.norm} if self.norm else {})
 
 
 def trunk(name: Callable[[int], str]) -> dict[str, str]:
@@ -114,6 +138,27 @@ def caffe_ssd(maps: int) -> Layout:
     return Layout("an SSD of Caffe", layers, norm="conv4_3_norm.weight", maps=maps, pixels="bgr", truncated=True)
 
 
+def torchvision_resnet50() -> Layout:
+    """Lay out torchvision's ResNet-50, whose last stage and classifier SSD has no use for."""
+    layers, batch_norms = {"trunk/conv1": "conv1"}, {"trunk/conv1": "bn1"}
+    for stage, (_, blocks, _) in enumerate(resnet.STAGES, start=1):
+        for k in range(blocks):
+            ours, theirs = f"trunk/layer{stage}_{k}", f"layer{stage}.{k}"
+            layers |= {f"{ours}/conv{i}": f"{theirs}.conv{i}" for i in (1, 2, 3)}
+            batch_norms |= {f"{ours}/conv{i}": f"{theirs}.bn{i}" for i in (1, 2, 3)}
+            if k == 0:
+                layers[f"{ours}/downsample"] = f"{theirs}.downsample.0"
+                batch_norms[f"{ours}/downsample"] = f"{theirs}.downsample.1"
+    return Layout(
+        "torchvision's ResNet-50",
+        layers,
+        batch_norms,
+        pixels="imagenet",
+        trunk="resnet50",
+        unused=("layer4.", "fc.", ".num_batches_tracked"),
+    )
+
+
 # A file is of the first layout whose tell-tale tensor it has.
 LAYOUTS: tuple[tuple[str, Layout], ...] = (
     ("backbone.scale_weight", torchvision_ssd()),
@@ -132,6 +177,7 @@ LAYOUTS: tuple[tuple[str, Layout], ...] = (
             unused=("classifier.6.",),
         ),
     ),
+    ("layer3.5.conv3.weight", torchvision_resnet50()),
     ("0.weight", Layout("a VGG16 of ssd.pytorch", reduced_trunk(""))),
     (
         "conv1_1.weight",

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.atomic import write_text
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.model import describe
+from ssd_jax.model import describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
 PyTree = Any
@@ -50,7 +50,7 @@ def start_from(
         trunk, what = False, "a checkpoint of ours"
     else:
         weights = load(path, unknown_priors="voc", width=width)
-        loaded = {f"params/{name}": array for name, array in weights.params.items()}
+        loaded = _flat({"params": weights.params, "batch_stats": weights.batch_stats})
         names, trunk = weights.class_names, weights.model is None
         what = "; ".join((weights.title, *weights.notes))
 
@@ -103,11 +103,9 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
 
 def _initial(weights: Weights) -> dict[str, Any]:
     """Draw initial parameters, if any are missing."""
-    size = weights.model.spec.image_size
-    inputs = jax.random.key(0), jnp.zeros((1, size, size, 3))
-    if set(weights.params) == set(flatten_dict(jax.eval_shape(weights.model.init, *inputs)["params"], sep="/")):
+    if set(weights.params) == set(flatten_dict(variable_shapes(weights.model)["params"], sep="/")):
         return {}
-    return flatten_dict(jax.jit(weights.model.init)(*inputs)["params"], sep="/")
+    return flatten_dict(initialise(weights.model, jax.random.key(0))["params"], sep="/")
 
 
 def _of_workdir(workdir: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

@@ -1,16 +1,15 @@
 """Published weights as parameters of our model."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
-from ssd_jax.model import SSD
+from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
 from ssd_jax.pretrained.classes import COCO_IDS, NAMES
 from ssd_jax.pretrained.files import read_tensors
@@ -20,6 +19,7 @@ PyTree = Any
 Tensors = dict[str, np.ndarray]
 SPECS = {(6, "voc"): SSD300_VOC, (6, "coco"): SSD300_COCO, (7, "voc"): SSD512_VOC, (7, "coco"): SSD512_COCO}
 FC = ("trunk/fc6", "trunk/fc7")
+STATISTICS = ("/norm/mean", "/norm/var")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Weights:
     Attributes:
       title: what kind of file it is.
       params: parameters by name, such as "trunk/conv1_1/conv/kernel"; those of the trunk alone for a trunk.
+      batch_stats: statistics of BatchNorm by name, such as "trunk/conv1/norm/mean".
       model: the network they are of; None for a trunk.
       dataset: "voc" or "coco": whose priors it has; None for a trunk.
       class_names: of labels 1, 2, ...; None if not known.
@@ -37,6 +38,7 @@ class Weights:
 
     title: str
     params: Tensors
+    batch_stats: Tensors = dataclasses.field(default_factory=dict)
     model: SSD | None = None
     dataset: str | None = None
     class_names: tuple[str, ...] | None = None
@@ -76,7 +78,7 @@ def load(
             f"its tensors are {', '.join(list(tensors)[:4])}, ..."
         )
     notes: list[str] = []
-    if not layout.maps:
+    if not layout.maps and FC[0] in layout.layers:
         tensors, layout = _with_reduced_fc(tensors, layout, notes)
     pixels = pixels or layout.pixels
     if pixels not in convert.PIXELS:
@@ -84,9 +86,12 @@ def load(
 
     dataset = _dataset(path, tensors, layout, priors, unknown_priors) if layout.maps else None
     spec = _spec(layout, dataset)
-    model = SSD(_classes(path, tensors, layout) if layout.maps else 2, spec, width=width)
+    classes = _classes(path, tensors, layout) if layout.maps else 2
+    norm = "batch" if layout.batch_norms else None
+    model = SSD(classes, spec, width=width, norm=norm, trunk=layout.trunk)
     theirs = _fitting(path, tensors, layout, _shapes(model), partial, notes)
     params = from_theirs(theirs, layout, spec, pixels)
+    batch_stats = {name: params.pop(name) for name in list(params) if name.endswith(STATISTICS)}
 
     names = NAMES.get(dataset)
     if layout.maps and model.num_classes == 91 and not every_label:
@@ -101,21 +106,21 @@ def load(
         notes.append("of 91 labels, the ten that COCO has no class for are left out")
     known = names is not None and len(names) == model.num_classes - 1
     return Weights(
-        layout.title, params, model if layout.maps else None, dataset, names if known else None, tuple(notes)
+        layout.title,
+        params,
+        batch_stats,
+        model if layout.maps else None,
+        dataset,
+        names if known else None,
+        tuple(notes),
     )
 
 
 def from_theirs(theirs: Tensors, layout: Layout, spec: PriorSpec, pixels: str) -> Tensors:
-    """Turn tensors of `layout` into our parameters; those that are missing stay so."""
-    params: Tensors = {}
-    for ours, name in layout.layers.items():
-        if f"{name}.weight" in theirs:
-            params[f"{ours}/conv/kernel"] = convert.kernel_from(theirs[f"{name}.weight"])
-        if f"{name}.bias" in theirs:
-            params[f"{ours}/conv/bias"] = theirs[f"{name}.bias"]
-    if layout.norm in theirs:
-        params["conv4_3_norm/scale"] = theirs[layout.norm]
-    _change(params, "trunk/conv1_1", lambda kernel, bias: convert.fed_our_pixels(kernel, bias, pixels))
+    """Turn tensors of `layout` into our parameters and statistics; those that are missing stay so."""
+    params = {ours: theirs[name] for ours, name in layout.leaves.items() if name in theirs}
+    params = {name: convert.kernel_from(a) if a.ndim == 4 else a for name, a in params.items()}
+    _change(params, layout.first, lambda kernel, bias: convert.fed_our_pixels(kernel, bias, pixels))
     if layout.clamped:
         for k in range(layout.maps):
             _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k))
@@ -125,17 +130,13 @@ def from_theirs(theirs: Tensors, layout: Layout, spec: PriorSpec, pixels: str) -
 def to_theirs(params: Tensors, layout: Layout, spec: PriorSpec) -> Tensors:
     """Turn our parameters into tensors of `layout`: the inverse of `from_theirs`, for layouts fed "rgb" or "bgr"."""
     params = dict(params)
-    _change(params, "trunk/conv1_1", lambda kernel, bias: convert.fed_our_pixels(kernel, bias, layout.pixels))
+    _change(params, layout.first, lambda kernel, bias: convert.fed_our_pixels(kernel, bias, layout.pixels))
     if layout.clamped:
         for k in range(layout.maps):
             _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k, back=True))
-    theirs: Tensors = {}
-    for ours, name in layout.layers.items():
-        theirs[f"{name}.weight"] = convert.kernel_to(params[f"{ours}/conv/kernel"])
-        theirs[f"{name}.bias"] = params[f"{ours}/conv/bias"]
-    if layout.norm:
-        theirs[layout.norm] = params["conv4_3_norm/scale"]
-    return theirs
+    theirs = {name: params[ours] for ours, name in layout.leaves.items()}
+    theirs = {name: convert.kernel_to(a) if a.ndim == 4 else a for name, a in theirs.items()}
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in theirs.items()}
 
 
 def export_torchvision(variables: PyTree, model: SSD) -> Tensors:
@@ -148,10 +149,11 @@ def export_torchvision(variables: PyTree, model: SSD) -> Tensors:
     return to_theirs(params, layout, model.spec)
 
 
-def _change(params: Tensors, layer: str, change: Any) -> None:
-    names = (f"{layer}/conv/kernel", f"{layer}/conv/bias")
-    if all(name in params for name in names):
-        params.update(zip(names, change(*(params[name] for name in names)), strict=True))
+def _change(params: Tensors, layer: str, change: Callable[..., tuple]) -> None:
+    kernel, bias = f"{layer}/conv/kernel", f"{layer}/conv/bias"
+    if kernel in params:
+        changed = zip((kernel, bias), change(params[kernel], params.get(bias)), strict=True)
+        params.update({name: array for name, array in changed if array is not None})
 
 
 def _with_reduced_fc(tensors: Tensors, layout: Layout, notes: list[str]) -> tuple[Tensors, Layout]:
@@ -215,9 +217,9 @@ def _spec(layout: Layout, dataset: str | None) -> PriorSpec:
 
 
 def _shapes(model: SSD) -> dict[str, tuple[int, ...]]:
-    size = model.spec.image_size
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    return {name: leaf.shape for name, leaf in flatten_dict(variables["params"], sep="/").items()}
+    """Shapes of parameters and of statistics, whose names differ."""
+    trees = variable_shapes(model).values()
+    return {name: leaf.shape for tree in trees for name, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def _fitting(
@@ -229,11 +231,10 @@ def _fitting(
     notes: list[str],
 ) -> Tensors:
     """Check names and shapes against those of our model; return the tensors that fit."""
-    wanted = {layout.norm: shapes["conv4_3_norm/scale"]} if layout.norm else {}
-    for ours, name in layout.layers.items():
-        height, width, fan_in, fan_out = shapes[f"{ours}/conv/kernel"]
-        wanted[f"{name}.weight"] = (fan_out, fan_in, height, width)
-        wanted[f"{name}.bias"] = (fan_out,)
+    wanted = {}
+    for ours, name in layout.leaves.items():
+        shape = shapes[ours]
+        wanted[name] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
     wrong, theirs = [], {}
     for name, shape in wanted.items():
         array = tensors.get(name)
@@ -250,7 +251,7 @@ def _fitting(
         else:
             theirs[name] = array.astype(np.float32)
     for name, array in tensors.items():
-        if name not in wanted and not name.startswith(layout.unused):
+        if name not in wanted and not (name.startswith(layout.unused) or name.endswith(layout.unused)):
             wrong.append(f"it has a tensor {name} of shape {list(array.shape)}, expected none of this name")
     if wrong and not partial:
         more = f"; and {len(wrong) - 1} more that do not fit" if wrong[1:] else ""

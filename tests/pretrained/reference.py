@@ -13,7 +13,7 @@ EXTRAS = {
 
 
 def convolve(x, weight, bias, *, stride=1, padding=0, dilation=1):
-    """`[C, H, W]`, `[O, C, k, k]` -> `[O, H', W']`: a sum over the kernel's places."""
+    """`[C, H, W]`, `[O, C, k, k]` -> `[O, H', W']`: a sum over the kernel's places; `bias` is `[O]`, or a number."""
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     reach = dilation * (weight.shape[-1] - 1)
     rows, columns = (n - reach for n in x.shape[1:])
@@ -22,7 +22,7 @@ def convolve(x, weight, bias, *, stride=1, padding=0, dilation=1):
         for j in range(weight.shape[3]):
             part = x[:, i * dilation : i * dilation + rows : stride, j * dilation : j * dilation + columns : stride]
             out = out + np.tensordot(weight[:, :, i, j], part, axes=1)
-    return out + bias[:, None, None]
+    return out + np.reshape(bias, (-1, 1, 1))
 
 
 def pool(x, *, size, stride, padding=0):
@@ -162,3 +162,64 @@ def forward(tensors, names, x, classes):
         for head in ("loc", "conf")
     )
     return offsets.reshape(-1, 4), logits.reshape(-1, classes)
+
+
+RESNET_STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1))  # channels, blocks, stride in an SSD
+
+
+def resnet_convolutions():
+    """Convolution, its BatchNorm and its `[out, in, k, k]`, by torchvision's names."""
+    channels = int(64 * WIDTH)
+    yield "conv1", "bn1", (channels, 3, 7, 7)
+    for stage, (features, blocks, _) in enumerate(RESNET_STAGES, start=1):
+        narrow = int(features * WIDTH)
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            yield f"{name}.conv1", f"{name}.bn1", (narrow, channels, 1, 1)
+            yield f"{name}.conv2", f"{name}.bn2", (narrow, narrow, 3, 3)
+            yield f"{name}.conv3", f"{name}.bn3", (4 * narrow, narrow, 1, 1)
+            if block == 0:
+                yield f"{name}.downsample.0", f"{name}.downsample.1", (4 * narrow, channels, 1, 1)
+            channels = 4 * narrow
+
+
+def resnet_tensors(*, seed=0):
+    """Draw a ResNet-50 with what SSD has no use for: counters of batches, a last stage and a classifier."""
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for conv, norm, shape in resnet_convolutions():
+        tensors[f"{conv}.weight"] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        tensors[f"{norm}.weight"] = random.uniform(0.5, 1.5, shape[0])
+        tensors[f"{norm}.bias"] = random.normal(0, 0.2, shape[0])
+        tensors[f"{norm}.running_mean"] = random.normal(0, 0.2, shape[0])
+        tensors[f"{norm}.running_var"] = random.uniform(0.5, 2, shape[0])
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
+    counters = {f"{norm}.num_batches_tracked": np.asarray(7) for _, norm, _ in resnet_convolutions()}
+    unused = {"layer4.0.conv1.weight": np.ones((2, 2, 1, 1), np.float32), "fc.bias": np.ones(3, np.float32)}
+    return tensors | counters | unused
+
+
+def resnet_forward(tensors, x):
+    """One image `[3, S, S]` as the network is fed -> the third stage's map, `[1024 * WIDTH, S / 8, S / 8]`."""
+    tensors = {name: a.astype(np.float64) for name, a in tensors.items()}
+
+    def layer(conv, norm, x, **options):
+        scale, bias, mean, var = (
+            tensors[f"{norm}.{leaf}"][:, None, None] for leaf in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (convolve(x, tensors[f"{conv}.weight"], 0, **options) - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    x = np.maximum(layer("conv1", "bn1", x, stride=2, padding=3), 0)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    rows = 2 * ((x.shape[1] - 1) // 2) + 1  # rounded down, unlike Caffe's
+    x = np.max([padded[:, i : i + rows : 2, j : j + rows : 2] for i in range(3) for j in range(3)], axis=0)
+    for stage, (_, blocks, stride) in enumerate(RESNET_STAGES, start=1):
+        for block in range(blocks):
+            name, step = f"layer{stage}.{block}", stride if block == 0 else 1
+            y = np.maximum(layer(f"{name}.conv1", f"{name}.bn1", x), 0)
+            y = np.maximum(layer(f"{name}.conv2", f"{name}.bn2", y, stride=step, padding=1), 0)
+            y = layer(f"{name}.conv3", f"{name}.bn3", y)
+            if block == 0:
+                x = layer(f"{name}.downsample.0", f"{name}.downsample.1", x, stride=step)
+            x = np.maximum(x + y, 0)
+    return x

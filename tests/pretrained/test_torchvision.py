@@ -1,4 +1,6 @@
-"""Parity with torchvision's ssd300_vgg16, both ways, on random weights; needs torch and torchvision."""
+"""Parity with torchvision, on random weights: ssd300_vgg16, both ways, and resnet50. Needs torch and torchvision."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.box import SSD300_COCO, decode, make_priors
-from ssd_jax.model import SSD, preprocess
+from ssd_jax.model import SSD, ResNet50, preprocess
+from ssd_jax.model.layers import ConvBlock
 from ssd_jax.pretrained import export_torchvision, load
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -103,3 +106,42 @@ def test_exported_to_torchvision_and_back(theirs, images, tmp_path):
     back = load(path, every_label=True)
     for name, array in flatten_dict(params, sep="/").items():
         np.testing.assert_allclose(back.params[name], array, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("side", [300, 64])
+def test_resnet50s_stages(tmp_path, side):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(weights=None).eval()
+    with torch.no_grad():
+        for norm in theirs.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                    tensor.copy_(0.5 + torch.rand_like(tensor))
+    path = tmp_path / "resnet50.pth"
+    torch.save(theirs.state_dict(), path)
+    weights = load(path)
+    assert sum(a.size for a in weights.params.values()) == 8_543_296
+    first = theirs.layer3[0]
+    first.conv2.stride = first.downsample[0].stride = (1, 1)  # as in an SSD
+
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    fed = torch.from_numpy(((image / 255 - mean) / deviation).transpose(2, 0, 1)[None].astype(np.float32))
+    expected = {}
+    with torch.no_grad():
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(fed))))
+        for stage in (1, 2, 3):
+            x = getattr(theirs, f"layer{stage}")(x)
+            expected[stage] = x[0].numpy().transpose(1, 2, 0)
+
+    trunk = ResNet50(partial(ConvBlock, norm="batch"))
+    variables = {
+        "params": unflatten_dict(weights.params, sep="/")["trunk"],
+        "batch_stats": unflatten_dict(weights.batch_stats, sep="/")["trunk"],
+    }
+    apply = jax.jit(partial(trunk.apply, train=False, capture_intermediates=True, mutable="intermediates"))
+    (last,), seen = apply(variables, preprocess(image[None]))
+    for stage, block in ((1, "layer1_2"), (2, "layer2_3"), (3, "layer3_5")):
+        got = seen["intermediates"][block]["__call__"][0][0]
+        np.testing.assert_allclose(got, expected[stage], atol=1e-4 * np.std(expected[stage]))
+    np.testing.assert_array_equal(last[0], got)

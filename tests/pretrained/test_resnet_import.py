@@ -1,0 +1,99 @@
+"""torchvision's ResNet-50 becomes a trunk that computes the same, at the picture's edge too."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import reference
+import tiny
+from flax.traverse_util import flatten_dict, unflatten_dict
+from writers import pth
+
+from ssd_jax.model import ResNet50, initialise, preprocess
+from ssd_jax.model.layers import ConvBlock
+from ssd_jax.pretrained import load, start_from
+from ssd_jax.pretrained.__main__ import run
+
+MODEL = tiny.MODEL.clone(trunk="resnet50", width=reference.WIDTH)
+MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
+DEVIATION = np.array([0.229, 0.224, 0.225])[:, None, None]
+
+
+def write(folder, tensors, name="resnet50.pth"):
+    path = folder / name
+    path.write_bytes(pth(tensors))
+    return path
+
+
+def trunk_of(weights):
+    """Return the trunk's variables."""
+    return {
+        "params": unflatten_dict(weights.params, sep="/")["trunk"],
+        "batch_stats": unflatten_dict(weights.batch_stats, sep="/")["trunk"],
+    }
+
+
+def trunk(width):
+    return ResNet50(functools.partial(ConvBlock, norm="batch"), width)
+
+
+@pytest.mark.parametrize("side", [75, 64])
+def test_the_trunk_computes_what_torchvisions_does(tmp_path, side):
+    tensors = reference.resnet_tensors()
+    weights = load(write(tmp_path, tensors), width=reference.WIDTH)
+    assert weights.title == "torchvision's ResNet-50"
+    assert weights.model is None
+    assert weights.notes == ()
+    image = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    expected = reference.resnet_forward(tensors, (image.transpose(2, 0, 1) / 255 - MEAN) / DEVIATION)
+    apply = jax.jit(functools.partial(trunk(reference.WIDTH).apply, train=False))
+    (got,) = apply(trunk_of(weights), preprocess(image[None]))
+    assert np.std(expected) > 1
+    np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected, atol=1e-4 * np.std(expected))
+
+
+def test_a_training_starts_from_it(tmp_path):
+    tensors = reference.resnet_tensors()
+    path = write(tmp_path, tensors)
+    before = initialise(MODEL, jax.random.key(0))
+    after, said = start_from(path, before, ("a", "b"), width=reference.WIDTH)
+    assert said == f"{path} (torchvision's ResNet-50): the trunk is taken"
+    before, after = (flatten_dict(variables, sep="/") for variables in (before, after))
+    assert before.keys() == after.keys()
+    for name, array in after.items():
+        taken = name.split("/")[1] == "trunk"
+        assert np.array_equal(array, before[name]) != taken, name
+    var = after["batch_stats/trunk/layer2_0/downsample/norm/var"]
+    np.testing.assert_array_equal(var, tensors["layer2.0.downsample.1.running_var"])
+
+
+def test_the_other_trunk_is_refused(tmp_path):
+    path = write(tmp_path, reference.resnet_tensors())
+    variables = initialise(tiny.MODEL, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"trunk/conv1/norm/mean has shape \[4\] in it and nothing in the model to"):
+        start_from(path, variables, ("a", "b"), width=reference.WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("layer2.1.bn2.running_var", None, r"it has no layer2\.1\.bn2\.running_var, expected shape \[8\]"),
+        ("layer1.0.conv2.weight", np.zeros((4, 2, 3, 3)), r"has shape \[4, 2, 3, 3\], expected \[4, 4, 3, 3\]"),
+        ("layer3.6.conv1.weight", np.zeros((8, 16, 1, 1)), r"a tensor layer3\.6\.conv1\.weight .* expected none of"),
+    ],
+    ids=["missing", "grouped, as ResNeXt-50", "deeper, as ResNet-101"],
+)
+def test_another_resnet_is_refused(tmp_path, name, array, message):
+    tensors = reference.resnet_tensors() | {name: array}
+    path = write(tmp_path, {name: array for name, array in tensors.items() if array is not None})
+    with pytest.raises(ValueError, match=f"torchvision's ResNet-50: .*{message}"):
+        load(path, width=reference.WIDTH)
+
+
+def test_the_command_says_what_it_is(tmp_path, monkeypatch):
+    import ssd_jax.pretrained.__main__ as command
+
+    monkeypatch.setattr(command, "load", functools.partial(load, width=reference.WIDTH))
+    path = write(tmp_path, reference.resnet_tensors())
+    assert run([str(path)]) == f"{path} is torchvision's ResNet-50; train from it with --config.init_from={path}"
