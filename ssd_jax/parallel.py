@@ -18,6 +18,16 @@ def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None 
     return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
 
 
+def replicate(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Place a new or restored state as the step of `over_devices` returns it.
+
+    Without, the second step would be compiled anew, for a state that came from the devices.
+    """
+    count = jax.local_device_count() if devices is None else len(devices)
+    identity = jax.pmap(lambda state, _: state, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+    return identity(state, np.zeros(count, np.float32))
+
+
 def map_devices(function: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
     """Run `function(variables, images)` on every device: variables whole, images and results split."""
     return jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
