@@ -54,8 +54,8 @@ def first_batch(source, batch_size):
     return next(iter(train_batches(source, batch_size=batch_size, canvas_size=64, max_boxes=4, seed=0)))
 
 
-def train_step(optimizer, *, options=NO_AUGMENTATION, axis_name=None):
-    return make_train_step(MODEL, optimizer, PRIORS, options, axis_name=axis_name)
+def train_step(optimizer, *, model=MODEL, options=NO_AUGMENTATION, **settings):
+    return make_train_step(model, optimizer, PRIORS, options, **settings)
 
 
 def sgd(learning_rate=1e-2, **options):

@@ -1,0 +1,53 @@
+"""A batch in parts must train as the whole batch does."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax.flatten_util import ravel_pytree
+
+from ssd_jax.parallel import AXIS, over_devices, replicate, split
+from ssd_jax.training import create_state
+
+PROMOTION = "standard"  # optax mixes integers and floats in its schedules
+
+MODEL = tiny.MODEL.clone(norm=None)
+BATCH = tiny.first_batch(tiny.Pictures(), 8)
+
+
+@functools.cache
+def train(devices, accumulate):
+    """Return the parameters before and after two steps, as one vector, and the metrics of the last."""
+    optimizer = tiny.sgd(1e-4)
+    state = create_state(jax.random.key(0), MODEL, optimizer)
+    before = np.asarray(ravel_pytree(state.params)[0])
+    step = tiny.train_step(optimizer, model=MODEL, accumulate=accumulate, axis_name=AXIS)
+    step = over_devices(step, jax.devices()[:devices])
+    state = replicate(state, jax.devices()[:devices])
+    for _ in range(2):
+        state, metrics = step(state, split(BATCH, devices), jax.random.key(1))
+    return before, np.asarray(ravel_pytree(state.params)[0]), metrics
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 4), (2, 2)])
+def test_parts_add_up_to_the_batch(devices, accumulate):
+    counts = (BATCH["labels"] > 0).sum(axis=1)
+    assert len(set(counts)) > 2 and 0 in counts  # parts differ in their positives
+    before, expected, expected_metrics = train(1, 1)
+    _, got, metrics = train(devices, accumulate)
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    # What counts is how far the moves differ: dividing each part by its own positives would make over 0.1.
+    assert np.linalg.norm(got - expected) < 1e-3 * np.linalg.norm(expected - before)
+
+
+def test_parts_of_different_size_are_refused():
+    optimizer = tiny.sgd()
+    state = create_state(jax.random.key(0), MODEL, optimizer)
+    step = tiny.train_step(optimizer, model=MODEL, accumulate=3)
+    with pytest.raises(ValueError, match="accumulate must divide the 8 images of a device, got 3"):
+        jax.eval_shape(step, state, BATCH, jax.random.key(1))
+    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+        tiny.train_step(optimizer, accumulate=0)

@@ -1,0 +1,34 @@
+"""A run compiles its step once and updates the state in place."""
+
+import logging
+
+import jax
+import pytest
+import tiny
+
+from ssd_jax.parallel import AXIS, over_devices, replicate, split
+from ssd_jax.training import create_state
+
+PROMOTION = "standard"  # optax mixes integers and floats in its schedules
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_step_is_compiled_once_and_takes_its_state(devices, caplog):
+    model, optimizer = tiny.MODEL.clone(norm=None), tiny.sgd(1e-4)
+    batch = split(tiny.first_batch(tiny.Pictures(), 8), devices)
+    devices = jax.devices()[:devices]
+    step = tiny.train_step(optimizer, model=model, accumulate=len(devices), axis_name=AXIS)
+    step = over_devices(step, devices)
+    state = replicate(create_state(jax.random.key(0), model, optimizer), devices)
+    key = jax.random.key(1)
+    compiled = []
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            caplog.clear()
+            before = state
+            state, metrics = step(state, batch, key)
+            jax.block_until_ready(metrics)
+            messages = [record.getMessage() for record in caplog.records]
+            compiled.append(sum(message.startswith("Finished XLA compilation") for message in messages))
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    assert compiled == [1, 0, 0]
