@@ -1,7 +1,7 @@
 """Batches for training and for evaluation: Grain's pipeline."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -84,11 +84,11 @@ def train_batches(
     load = Cache(load, gb=cache_gb, length=len(source)) if cache_gb else load
     position = np.arange(process_index, batch_size, process_count, dtype=np.int32)  # [B]
 
-    def stack(rows: Sequence[Row]) -> Batch:
-        return _stack(rows, canvas_size) | {"position": position.copy()}
+    def load_batch(indices: np.ndarray) -> Batch:
+        return _load_batch(load, indices, canvas_size) | {"position": position.copy()}
 
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS)
-    batches = _batches(order, load, stack, batch_size, process_index, process_count, threads, start_step=start_step)
+    batches = _batches(order, load_batch, batch_size, process_index, process_count, threads, start_step=start_step)
     return _counting(batches, source, batch_size=batch_size, max_boxes=max_boxes, strict=strict)
 
 
@@ -128,17 +128,16 @@ def eval_batches(
             "readable": np.bool_(row is not None),
         }
 
-    def stack(rows: Sequence[Row]) -> Batch:
-        return _stack(rows, image_size)
+    def load_batch(indices: np.ndarray) -> Batch:
+        return _load_batch(load, indices, image_size)
 
     rows = -(-len(source) // batch_size) * batch_size
-    return _batches(grain.MapDataset.range(rows), load, stack, batch_size, process_index, process_count, threads)
+    return _batches(grain.MapDataset.range(rows), load_batch, batch_size, process_index, process_count, threads)
 
 
 def _batches(
     order: grain.MapDataset,
-    load: Callable[[int], Row],
-    stack: Callable[[Sequence[Row]], Batch],
+    load_batch: Callable[[np.ndarray], Batch],
     batch_size: int,
     process_index: int,
     process_count: int,
@@ -146,9 +145,7 @@ def _batches(
     *,
     start_step: int = 0,
 ) -> Iterator[Batch]:
-    batches = (
-        order[process_index::process_count].map(load).batch(batch_size // process_count, batch_fn=stack)[start_step:]
-    )
+    batches = order[process_index::process_count].batch(batch_size // process_count)[start_step:].map(load_batch)
     # Grain would hold 500 elements ready, and an element is a whole batch here.
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)))
 
@@ -185,13 +182,16 @@ class _Reader:
             return None
 
 
-def _stack(rows: Sequence[Row], size: int) -> Batch:
-    """Rows, whose pictures have their own sizes, in arrays; the pictures at the top left of a canvas of zeros."""
-    images = np.zeros((len(rows), size, size, 3), np.uint8)  # [B, S, S, 3]
-    for canvas, row in zip(images, rows, strict=True):
+def _load_batch(load: Callable[[int], Row], indices: np.ndarray, size: int) -> Batch:
+    """Rows in arrays. Each picture, of its own size, goes to the top left of its canvas while the cache is warm."""
+    images = np.zeros((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
+    rows = []
+    for canvas, index in zip(images, indices.tolist(), strict=True):
+        row = load(index)
         h, w, _ = row["images"].shape
         canvas[:h, :w] = row["images"]
-    return {"images": images} | {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "images"}
+        rows.append({name: array for name, array in row.items() if name != "images"})
+    return {"images": images} | {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _counting(
