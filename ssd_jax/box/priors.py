@@ -23,6 +23,8 @@ class PriorSpec:
       offset: where in its cell the first centre lies, in cells.
       clip: cut the corners to the picture. Caffe's released configurations do not.
       truncate: drop the fraction of each size, as Caffe's layer does: for weights of SSD512 imported from Caffe.
+      clamp_centers: move centres beyond the picture's edge (SSD300's 10 cells of 32 pixels end at 304) onto it: for
+        weights imported from ssd.pytorch and lufficc/SSD.
     """
 
     image_size: int
@@ -33,6 +35,7 @@ class PriorSpec:
     offset: float = 0.5
     clip: bool = False
     truncate: bool = False
+    clamp_centers: bool = False
 
     def __post_init__(self):
         maps = len(self.grids)
@@ -110,6 +113,8 @@ def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
         boxes = np.concatenate([np.broadcast_to(centres, cell), np.broadcast_to(shapes, cell)], axis=-1)
         maps.append(boxes.reshape(-1, 4))
     priors = np.concatenate(maps) / spec.image_size  # [P, 4]
+    if spec.clamp_centers:
+        priors[:, :2] = np.clip(priors[:, :2], 0, 1)
     if spec.clip:
         priors = corner_to_center(clip_corners(center_to_corner(priors)))
     return priors.astype(np.float32)

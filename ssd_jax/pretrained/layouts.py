@@ -7,7 +7,9 @@ amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
 from ssd_jax.model import resnet, vgg
 
 CONVOLUTIONS = tuple(
@@ -30,8 +32,8 @@ class Layout:
       maps: how many feature maps have heads; 0 in a trunk.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
       clamped: the sides of priors are cut to the picture's.
-      truncated: the sizes of priors are whole pixels.
-      datasets: priors by number of classes, background included: "voc" or "coco".
+      specs: the priors otherwise, of "voc" and of "coco".
+      datasets: which of the two by number of classes, background included.
       trunk: which it has, as `SSD.trunk`.
       unused: beginnings and ends of names in the file that nothing is made of.
     """
@@ -43,7 +45,7 @@ class Layout:
     maps: int = 0
     pixels: str = "rgb"
     clamped: bool = False
-    truncated: bool = False
+    specs: dict[str, PriorSpec] = dataclasses.field(default_factory=lambda: priors(6))
     datasets: tuple[tuple[int, str], ...] = ((21, "voc"), (81, "coco"), (91, "coco"))
     trunk: str = "vgg16"
     unused: tuple[str, ...] = ()
@@ -92,10 +94,17 @@ def heads(maps: int, loc: str, conf: str) -> dict[str, str]:
     return numbered((f"loc{k}" for k in range(maps)), loc) | numbered((f"conf{k}" for k in range(maps)), conf)
 
 
+def priors(maps: int, **changes: Any) -> dict[str, PriorSpec]:
+    """Give the priors of VOC and COCO with `maps` feature maps, but for `changes`."""
+    voc, coco = {6: (SSD300_VOC, SSD300_COCO), 7: (SSD512_VOC, SSD512_COCO)}[maps]
+    return {"voc": dataclasses.replace(voc, **changes), "coco": dataclasses.replace(coco, **changes)}
+
+
 def ssd_pytorch(maps: int) -> Layout:
     """Lay out ssd.pytorch's SSD, whose 300 is published."""
     layers = reduced_trunk("vgg.") | numbered(extras(maps), "extras") | heads(maps, "loc", "conf")
-    return Layout("an SSD of ssd.pytorch", layers, norm="L2Norm.weight", maps=maps, clamped=True)
+    specs = priors(maps, clamp_centers=True)
+    return Layout("an SSD of ssd.pytorch", layers, norm="L2Norm.weight", maps=maps, clamped=True, specs=specs)
 
 
 def lufficc(maps: int) -> Layout:
@@ -103,7 +112,12 @@ def lufficc(maps: int) -> Layout:
     predictor = "box_head.predictor"
     layers = reduced_trunk("backbone.vgg.") | numbered(extras(maps), "backbone.extras")
     layers |= heads(maps, f"{predictor}.reg_headers", f"{predictor}.cls_headers")
-    return Layout("an SSD of lufficc/SSD", layers, norm="backbone.l2_norm.weight", maps=maps, clamped=True)
+    specs = priors(maps, clamp_centers=True)
+    if maps == 7:  # 537.65 where all others have 537.6, in its configs/vgg_ssd512_voc0712.yaml
+        specs["voc"] = dataclasses.replace(specs["voc"], sizes=(*SSD512_VOC.sizes[:-1], 537.65))
+    return Layout(
+        "an SSD of lufficc/SSD", layers, norm="backbone.l2_norm.weight", maps=maps, clamped=True, specs=specs
+    )
 
 
 def torchvision_ssd() -> Layout:
@@ -135,7 +149,8 @@ def caffe_ssd(maps: int) -> Layout:
     layers |= {name: name for name in extras(maps)}
     for k, source in enumerate(sources):
         layers |= {f"loc{k}": f"{source}_mbox_loc", f"conf{k}": f"{source}_mbox_conf"}
-    return Layout("an SSD of Caffe", layers, norm="conv4_3_norm.weight", maps=maps, pixels="bgr", truncated=True)
+    specs = priors(maps, truncate=True)
+    return Layout("an SSD of Caffe", layers, norm="conv4_3_norm.weight", maps=maps, pixels="bgr", specs=specs)
 
 
 def torchvision_resnet50() -> Layout:

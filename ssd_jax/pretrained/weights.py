@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
+from ssd_jax.box import SSD300_COCO, SSD300_VOC, PriorSpec
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
 from ssd_jax.pretrained.classes import COCO_IDS, NAMES
@@ -17,7 +17,6 @@ from ssd_jax.pretrained.layouts import LAYOUTS, Layout
 
 PyTree = Any
 Tensors = dict[str, np.ndarray]
-SPECS = {(6, "voc"): SSD300_VOC, (6, "coco"): SSD300_COCO, (7, "voc"): SSD512_VOC, (7, "coco"): SSD512_COCO}
 FC = ("trunk/fc6", "trunk/fc7")
 STATISTICS = ("/norm/mean", "/norm/var")
 
@@ -85,7 +84,7 @@ def load(
         raise ValueError(f"pixels must be one of {', '.join(convert.PIXELS)}, got {pixels!r}")
 
     dataset = _dataset(path, tensors, layout, priors, unknown_priors) if layout.maps else None
-    spec = _spec(layout, dataset)
+    spec = layout.specs[dataset or "voc"]
     classes = _classes(path, tensors, layout) if layout.maps else 2
     norm = "batch" if layout.batch_norms else None
     model = SSD(classes, spec, width=width, norm=norm, trunk=layout.trunk)
@@ -208,12 +207,6 @@ def _dataset(path: str | Path, tensors: Tensors, layout: Layout, priors: str | N
             "with, --priors=voc or --priors=coco"
         )
     return dataset
-
-
-def _spec(layout: Layout, dataset: str | None) -> PriorSpec:
-    spec = SPECS[layout.maps or 6, dataset or "voc"]
-    fractions = any(size != int(size) for size in spec.sizes)
-    return dataclasses.replace(spec, truncate=True) if layout.truncated and fractions else spec
 
 
 def _shapes(model: SSD) -> dict[str, tuple[int, ...]]:

@@ -127,6 +127,20 @@ def test_clip_cuts_corners_not_centres():
     assert np.sum(np.any(np.abs(priors - clipped) > 1e-6, axis=1)) == 2869
 
 
+@pytest.mark.parametrize(("name", "moved"), [("SSD300_VOC", 114), ("SSD300_COCO", 114), ("SSD512_VOC", 0)])
+def test_clamped_centres_are_those_of_ssd_pytorch(name, moved):
+    spec = SPECS[name]
+    rows = []  # its loop: the centre of cell (i, j) is (j + 0.5) / (image / step), and everything is held to 0..1
+    for grid, step, boxes in zip(spec.grids, spec.steps, spec.per_cell, strict=True):
+        for i, j in np.ndindex(grid, grid):
+            rows += [[(x + 0.5) / (spec.image_size / step) for x in (j, i)]] * boxes
+    priors, clamped = (box.make_priors(dataclasses.replace(spec, clamp_centers=c)) for c in (False, True))
+    np.testing.assert_allclose(clamped[:, :2], np.clip(rows, 0, 1), atol=1e-7)
+    np.testing.assert_array_equal(clamped[:, 2:], priors[:, 2:])
+    assert np.sum(np.any(clamped != priors, axis=1)) == moved
+    assert np.max(priors - clamped) == pytest.approx(4 / 300 if moved else 0)
+
+
 def test_linear_spec_is_the_papers_formula():
     spec = box.linear_spec(300, (38, 19, 10, 5, 3, 1))
     np.testing.assert_allclose(np.array(spec.sizes) / 300, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 1.04])

@@ -49,6 +49,34 @@ def places():
     return names | {"fc6": place, "fc7": place + 2}
 
 
+# Sides of the squares, pixels.
+SIZES = {
+    (6, "voc"): (30, 60, 111, 162, 213, 264, 315),
+    (6, "coco"): (21, 45, 99, 153, 207, 261, 315),
+    (7, "voc"): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
+    (7, "coco"): (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
+}
+GRIDS = {6: (38, 19, 10, 5, 3, 1), 7: (64, 32, 16, 8, 4, 2, 1)}
+STEPS = {6: (8, 16, 32, 64, 100, 300), 7: (8, 16, 32, 64, 128, 256, 512)}
+
+
+def priors(maps, sizes, *, clamp):
+    """Centers `[P, 4]` as the PyTorch projects compute them, cell by cell; the columns `clamp` are held to 0..1."""
+    image = {6: 300, 7: 512}[maps]
+    rows = []
+    for k, (grid, step, boxes) in enumerate(zip(GRIDS[maps], STEPS[maps], PER_CELL[maps], strict=True)):
+        for i, j in np.ndindex(grid, grid):
+            cx, cy = (j + 0.5) * step / image, (i + 0.5) * step / image
+            small, large = sizes[k] / image, np.sqrt(sizes[k] * sizes[k + 1]) / image
+            rows += [(cx, cy, small, small), (cx, cy, large, large)]
+            for ratio in (2, 3)[: boxes // 2 - 1]:
+                wide, narrow = small * np.sqrt(ratio), small / np.sqrt(ratio)
+                rows += [(cx, cy, wide, narrow), (cx, cy, narrow, wide)]
+    rows = np.array(rows)
+    rows[:, clamp] = np.clip(rows[:, clamp], 0, 1)
+    return rows.astype(np.float32)
+
+
 def extra_names(maps):
     return [(f"extra{n}_1", f"extra{n}_2") for n in range(len(EXTRAS[maps]))]
 
@@ -124,7 +152,7 @@ def random_tensors(names, maps, classes, *, seed=0):
     random = np.random.default_rng(seed)
     tensors = {}
     for layer, shape in shapes(maps, classes).items():
-        gain = 0.01 if layer == "conv1_1" else 1.0
+        gain = 0.01 if layer == "conv1_1" else 0.3 if layer.startswith("loc") else 1.0
         scale = gain * np.sqrt(2 / np.prod(shape[1:]))
         tensors[names[layer] + ".weight"] = random.normal(0, scale, shape).astype(np.float32)
         tensors[names[layer] + ".bias"] = random.normal(0, 0.1, shape[0]).astype(np.float32)

@@ -1,6 +1,5 @@
 """Each conversion computes what the original computed: formulas and whole networks against NumPy."""
 
-import dataclasses
 import itertools
 
 import jax
@@ -118,43 +117,50 @@ def test_only_some_classes():
 
 # Whole networks.
 
-CAFFE_VOC = dataclasses.replace(SSD512_VOC, truncate=True)
+ALL, SIDES, NONE = [0, 1, 2, 3], [2, 3], []  # what of their priors is held to 0..1
 NETWORKS = [
-    ("ssd.pytorch 300", reference.ssd_pytorch, 6, 21, "rgb", SSD300_VOC, pth),
-    ("lufficc 512", reference.lufficc, 7, 21, "rgb", SSD512_VOC, pth),
-    ("torchvision", reference.torchvision, 6, 91, "rgb", SSD300_COCO, pth),
-    ("Caffe 300", reference.caffe, 6, 21, "bgr", SSD300_VOC, caffemodel),
-    ("Caffe 512", reference.caffe, 7, 21, "bgr", CAFFE_VOC, caffemodel),
+    ("ssd.pytorch 300", reference.ssd_pytorch, (6, "voc"), 21, "rgb", ALL, pth),
+    ("lufficc 300 COCO", reference.lufficc, (6, "coco"), 81, "rgb", ALL, pth),
+    ("lufficc 512", reference.lufficc, (7, "voc"), 21, "rgb", ALL, pth),
+    ("torchvision", reference.torchvision, (6, "coco"), 91, "rgb", SIDES, pth),
+    ("Caffe 300", reference.caffe, (6, "voc"), 21, "bgr", NONE, caffemodel),
+    ("Caffe 512", reference.caffe, (7, "voc"), 21, "bgr", NONE, caffemodel),
+    ("Caffe 512 COCO", reference.caffe, (7, "coco"), 81, "bgr", NONE, caffemodel),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "naming", "maps", "classes", "pixels", "spec", "written"), NETWORKS, ids=[n[0] for n in NETWORKS]
+    ("name", "naming", "sizes", "classes", "pixels", "clamp", "written"), NETWORKS, ids=[n[0] for n in NETWORKS]
 )
-def test_a_network_computes_what_the_original_does(tmp_path, name, naming, maps, classes, pixels, spec, written):
+def test_a_network_computes_what_the_original_does(tmp_path, name, naming, sizes, classes, pixels, clamp, written):
+    maps, dataset = sizes
     names = naming(maps)
     tensors = reference.random_tensors(names, maps, classes)
     path = tmp_path / "weights"
     path.write_bytes(written(tensors))
     weights = load(path, width=reference.WIDTH, every_label=True)
-    assert weights.model.spec == spec
-    assert weights.model.num_classes == classes
-    assert weights.notes == ()
+    assert (weights.model.num_classes, weights.dataset, weights.notes) == (classes, dataset, ())
 
-    image = picture(spec.image_size)
+    image = picture({6: 300, 7: 512}[maps])
     expected, expected_logits = reference.forward(tensors, names, FED[pixels](channels_first(image)), classes)
     params = unflatten_dict(weights.params, sep="/")
     offsets, logits = jax.jit(weights.model.apply)({"params": params}, preprocess(image[None]))
     assert 0.5 < np.std(expected_logits) < 50
     np.testing.assert_allclose(logits[0], expected_logits, atol=1e-4 * np.std(expected_logits))
-    priors = make_priors(spec)
-    theirs = priors.copy()
-    if pixels == "rgb":  # the PyTorch projects' priors have sides of at most the picture's
-        theirs[:, 2:] = np.minimum(theirs[:, 2:], 1)
-    untouched = np.all(theirs == priors, axis=1)
-    np.testing.assert_allclose(offsets[0][untouched], expected[untouched], atol=1e-4 * np.std(expected))
-    assert untouched.sum() > 8000
+
+    # Only priors with a side longer than the picture's have other offsets than theirs; all boxes are the same.
+    sides = reference.SIZES[sizes]
+    if pixels == "bgr":
+        sides = tuple(map(int, sides))
+    elif name == "lufficc 512":
+        sides = (*sides[:-1], 537.65)
+    theirs = reference.priors(maps, sides, clamp=clamp)
+    priors = make_priors(weights.model.spec)
+    np.testing.assert_allclose(priors[:, :2], theirs[:, :2], atol=1e-6)
+    whole = np.all(np.abs(theirs - priors) < 1e-6, axis=1)
+    assert np.sum(~whole) == {("voc", 6): 20, ("coco", 6): 2}.get((dataset, maps), 42) * bool(clamp)
+    assert np.std(expected) > 0.5  # a trained head's are of this size too
+    assert np.max(np.abs(expected)) < 10
+    np.testing.assert_allclose(offsets[0][whole], expected[whole], atol=1e-4 * np.std(expected))
     got, wanted = decode(offsets[0], priors), decode(expected.astype(np.float32), theirs)
-    close = np.abs(expected).max(axis=1) < 5  # a box of e^20 times its prior says nothing
-    assert close.mean() > 0.3
-    np.testing.assert_allclose(got[close], wanted[close], atol=1e-4)
+    np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-5)
