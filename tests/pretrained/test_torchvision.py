@@ -42,6 +42,8 @@ def theirs():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.copy_(torch.rand_like(parameter) * (20 if name.endswith("scale_weight") else 0.1))
+            if "regression_head" in name:
+                parameter.mul_(0.25)  # to offsets of a trained head's size: a deviation of 1, and 7 at most
     return model
 
 
@@ -79,9 +81,9 @@ def assert_parity(theirs, ours):
     whole = np.all(make_priors(SSD300_COCO)[:, 2:] <= 1, axis=1)
     assert np.sum(~whole) == 2
     np.testing.assert_allclose(our_offsets[:, whole], offsets[:, whole], atol=1e-4, rtol=0)
-    small = np.abs(offsets[..., 2:]).max(axis=-1) < 10  # torchvision allows sides of 62 times the prior's, Caffe any
-    assert small.mean() > 0.8
-    np.testing.assert_allclose(our_boxes[small], boxes[small], atol=0.05, rtol=0)
+    assert np.std(offsets) > 0.5
+    assert np.max(np.abs(offsets[..., 2:])) < 20  # torchvision allows sides of 62 = e^(0.2 * 20.7) times the prior's
+    np.testing.assert_allclose(our_boxes, boxes, atol=0.01, rtol=0)
 
 
 def test_imported_from_torchvision(theirs, images, tmp_path):
