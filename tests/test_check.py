@@ -40,15 +40,15 @@ def encoded(extension, image):
 
 def test_headers():
     alpha = np.concatenate([COLOURS, COLOURS[:, :, :1]], axis=2)
-    assert read_header(encoded(".jpg", COLOURS)) == (".jpg", "colour", 8, 1)
+    assert read_header(encoded(".jpg", COLOURS)) == (".jpg", "colour", 8, 1, (50, 100))
     assert read_header(encoded(".jpg", COLOURS[:, :, 0])).colour == "grayscale"
-    assert read_header(encoded(".png", COLOURS[:, :, 0])) == (".png", "grayscale", 8, 1)
+    assert read_header(encoded(".png", COLOURS[:, :, 0])) == (".png", "grayscale", 8, 1, (50, 100))
     assert read_header(encoded(".png", alpha)).colour == "alpha"
     assert read_header(encoded(".png", COLOURS.astype(np.uint16))).bits == 16
     assert read_header(encoded(".webp", COLOURS)).extension == ".webp"
     for order in ("little", "big"):
         assert read_header(exif(encoded(".jpg", COLOURS), 6, order)).orientation == 6
-    assert read_header(b"") == ("", "colour", 8, 1)
+    assert read_header(b"") == ("", "colour", 8, 1, None)
     jpeg = exif(encoded(".jpg", COLOURS), 6)
     for cut in range(40):
         read_header(jpeg[:cut])  # damage does not raise

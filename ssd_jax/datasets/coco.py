@@ -68,14 +68,9 @@ class COCOJson:
             "images": self._images,
             "categories": self._categories,
             "annotations": [
-                {
-                    "id": number,
-                    "image_id": self._images[owner]["id"],
-                    "category_id": self._categories[label - 1]["id"],
-                    "bbox": bbox.tolist(),
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
+                annotation(
+                    number, self._images[owner]["id"], self._categories[label - 1]["id"], bbox.tolist(), area, crowd
+                )
                 for number, (owner, label, bbox, area, crowd) in enumerate(columns, start=1)
             ],
         }
@@ -156,6 +151,20 @@ class COCOJson:
                 f"{self.path}: {image['file_name']} has neither width nor height, and its file: {error}"
             ) from None
         return width, height
+
+
+def annotation(
+    number: int, image_id: int, category_id: int, bbox: list[float], area: float, crowd: bool
+) -> dict[str, Any]:
+    """One of COCO's annotations, of those parts that evaluation needs."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": bbox,
+        "area": float(area),
+        "iscrowd": int(crowd),
+    }
 
 
 def open_coco(root: str | Path, split: str, *, strict: bool = False) -> COCOJson:

@@ -16,12 +16,13 @@ NO_FRAME = {0xC4, 0xC8, 0xCC}  # markers 0xC0..0xCF that start no frame: DHT, JP
 
 
 class Header(NamedTuple):
-    """`extension` "" for a format that we do not know; `orientation` is EXIF's, 1 = upright."""
+    """`extension` "" for an unknown format; `orientation` is EXIF's, 1 = upright; `size` (h, w) where it is told."""
 
     extension: str
     colour: str = "colour"  # or "grayscale", "palette", "alpha", "CMYK"
     bits: int = 8
     orientation: int = 1
+    size: tuple[int, int] | None = None
 
 
 def read_header(file: bytes) -> Header:
@@ -30,23 +31,29 @@ def read_header(file: bytes) -> Header:
     if file[:4] == b"RIFF" and file[8:12] == b"WEBP":
         extension = ".webp"
     if extension == ".png" and len(file) > 25:
-        return Header(extension, PNG_COLOURS.get(file[25], "colour"), file[24])
+        size = _number(file[20:24]), _number(file[16:20])
+        return Header(extension, PNG_COLOURS.get(file[25], "colour"), file[24], size=size)
     return _jpeg(file) if extension == ".jpg" else Header(extension)
 
 
 def _jpeg(file: bytes) -> Header:
     header, at = Header(".jpg"), 2
     while at + 10 <= len(file) and file[at] == 0xFF and file[at + 1] != 0xDA:
-        marker, length = file[at + 1], int.from_bytes(file[at + 2 : at + 4], "big")
+        marker, length = file[at + 1], _number(file[at + 2 : at + 4])
         if marker == 0xFF:  # fill
             at += 1
             continue
         if marker == 0xE1 and file[at + 4 : at + 10] == b"Exif\0\0":
             header = header._replace(orientation=_orientation(file[at + 10 : at + 2 + length]))
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
-            header = header._replace(bits=file[at + 4], colour=JPEG_COLOURS.get(file[at + 9], "colour"))
+            size = _number(file[at + 5 : at + 7]), _number(file[at + 7 : at + 9])
+            header = header._replace(bits=file[at + 4], colour=JPEG_COLOURS.get(file[at + 9], "colour"), size=size)
         at += 2 + length
     return header
+
+
+def _number(digits: bytes) -> int:
+    return int.from_bytes(digits, "big")
 
 
 def _orientation(tiff: bytes) -> int:

@@ -5,8 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ssd_jax.batching import Example
+from ssd_jax.batching import Example, decode
 from ssd_jax.datasets.boxes import INVERTED, NO_SIZE
+from ssd_jax.datasets.coco import annotation
+from ssd_jax.datasets.headers import read_header
+
+NO_CATEGORY = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of COCO's ids from 1 to 90, which TFDS does not keep
+COCO_IDS = tuple(k for k in range(1, 91) if k not in NO_CATEGORY)
 
 
 class TFDS:
@@ -14,7 +19,8 @@ class TFDS:
 
     Its features are "image" and "objects" with "bbox" and "label", and perhaps "is_difficult" and "is_crowd"; crowds
     are left out. `name` is as in `tfds.builder` ("voc/2007"); `data_dir` is where it was prepared, by default where
-    TFDS keeps its data. Needs the extra `[tfds]`.
+    TFDS keeps its data. The split "trainval" stands for "train" and "validation" together where a set has no split
+    of that name: so VOC calls them. Needs the extra `[tfds]`.
 
     Boxes of no size are left out; if `strict`, they are a `ValueError` when their picture is read. TFDS itself lets
     no box outside its picture in.
@@ -23,25 +29,28 @@ class TFDS:
     def __init__(self, name: str, split: str, *, data_dir: str | Path | None = None, strict: bool = False):
         try:
             import tensorflow_datasets as tfds
+            from tensorflow_datasets.core.read_only_builder import builder_from_files
         except ImportError:
             raise ValueError("TFDS's data sets need its library: pip install ssd_jax[tfds]") from None
 
         self.name, self.split, self._strict = name, split, strict
-        try:
-            builder = tfds.builder(name, data_dir=data_dir and str(data_dir))
-            splits = builder.info.splits
+        try:  # from files alone: the code of stock coco, which `tfds.builder` would run, needs TensorFlow
+            builder = builder_from_files(name, data_dir=data_dir and str(data_dir))
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
-            raise ValueError(f"{name}: TFDS cannot open it: {_first_line(error)}") from None
-        if split not in splits:
-            known = f"has {', '.join(splits)}" if splits else f"is not prepared in {builder.data_dir}"
-            raise ValueError(f"{name}: no split {split!r}; the data set {known}")
+            raise ValueError(f"{name}: TFDS finds no prepared data: {_first_line(error)}") from None
+        splits = builder.info.splits
+        parts = ["train", "validation"] if split == "trainval" and split not in splits else [split]
+        if not set(parts) <= set(splits):
+            raise ValueError(f"{name}: no split {split!r}; the data set has {', '.join(splits)}")
         features = builder.info.features
         if not {"image", "objects"} <= set(features):
             raise ValueError(f"{name}: a detection set has the features image and objects; this one is another kind")
         self.class_names = tuple(features["objects"].feature["label"].names)
         self.inclusive = name.split("/")[0] == "voc"  # its builder keeps the corners as they stand in the XML
+        of_coco = {"image/id"} <= set(features) and {"area", "is_crowd"} <= set(features["objects"].feature)
+        self._category_ids = self._ids_of_categories() if of_coco else None
         try:
-            self._rows = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            self._rows = builder.as_data_source("+".join(parts), decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise ValueError(f"{name}: TFDS cannot read it without TensorFlow: {_first_line(error)}") from None
 
@@ -70,12 +79,48 @@ class TFDS:
             dirt=tuple(INVERTED if min(side) < 0 else NO_SIZE for side in sides[~whole].tolist()),
         )
 
+    def truth(self) -> dict[str, Any] | None:
+        """The ground truth in COCO's format, crowds included, of a set with COCO's features; else None.
+
+        Reads every picture's record. See `coco_truth` and, of the ids, `COCO_IDS`.
+        """
+        if self._category_ids is None:
+            return None
+        images, annotations = [], []
+        for row in self._rows:
+            images.append({"id": int(row["image/id"]), "file_name": _text(row["image/filename"])})
+            height, width = read_header(row["image"]).size or decode(row["image"]).shape[:2]
+            objects = row["objects"]
+            columns = (objects[name] for name in ("bbox", "label", "area", "is_crowd"))
+            for (top, left, bottom, right), label, area, crowd in zip(*columns, strict=True):
+                bbox = [left * width, top * height, (right - left) * width, (bottom - top) * height]
+                category = self._category_ids[int(label)]
+                annotations.append(
+                    annotation(
+                        1 + len(annotations), images[-1]["id"], category, [float(x) for x in bbox], float(area), crowd
+                    )
+                )
+        categories = zip(self._category_ids, self.class_names, strict=True)
+        return {
+            "images": images,
+            "categories": [{"id": number, "name": name} for number, name in categories],
+            "annotations": annotations,
+        }
+
+    def _ids_of_categories(self) -> tuple[int, ...]:
+        """COCO's own for COCO, else from 1."""
+        of_coco = self.name.split("/")[0] == "coco" and len(self.class_names) == len(COCO_IDS)
+        return COCO_IDS if of_coco else tuple(range(1, 1 + len(self.class_names)))
+
     def _flags(self, objects: dict[str, Any], name: str, n: int) -> np.ndarray:
         return np.array(objects.get(name, np.zeros(n)), bool).reshape(n)
 
     def _id(self, row: dict[str, Any], index: int) -> str:
-        name = row.get("image/filename", b"")
-        return (name.decode() if isinstance(name, bytes) else str(name)) or f"{self.name}-{self.split}-{index}"
+        return _text(row.get("image/filename", b"")) or f"{self.name}-{self.split}-{index}"
+
+
+def _text(text: bytes | str) -> str:
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def _first_line(error: Exception) -> str:
