@@ -4,11 +4,12 @@ import sys
 
 from absl import app, flags
 
-from ssd_jax.command import command
+from ssd_jax.command import command, parse_step
 from ssd_jax.loop.pictures import detect_pictures
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
 OUT = flags.DEFINE_string("out", None, "Folder for the drawings and detections.json.")
+STEP = flags.DEFINE_string("step", None, "Which checkpoint: a number, or best; the newest unless given.")
 SCORE = flags.DEFINE_float("score", 0.4, "Leave out detections below this score.", 0.0, 1.0)
 flags.mark_flags_as_required(["workdir", "out"])
 
@@ -16,7 +17,7 @@ flags.mark_flags_as_required(["workdir", "out"])
 def main(argv: list[str]) -> None:
     """Detect in the pictures named, or in some of the run's evaluation split."""
     with command():
-        count = detect_pictures(WORKDIR.value, argv[1:], OUT.value, score=SCORE.value)
+        count = detect_pictures(WORKDIR.value, argv[1:], OUT.value, score=SCORE.value, step=parse_step(STEP.value))
     if not count:
         sys.exit("error: none of the pictures could be read")
     print(f"{count} pictures with their detections, and detections.json, in {OUT.value}")

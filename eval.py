@@ -2,13 +2,13 @@
 
 from absl import app, flags
 
-from ssd_jax.command import command
+from ssd_jax.command import command, parse_step
 from ssd_jax.loop import evaluate
 from ssd_jax.loop.evaluation import table
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
 SPLIT = flags.DEFINE_string("split", None, "Which split of its data; the config's data.eval unless given.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest unless given.")
+STEP = flags.DEFINE_string("step", None, "Which checkpoint: a number, or best; the newest unless given.")
 flags.mark_flag_as_required("workdir")
 
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     with command():
-        results = evaluate(WORKDIR.value, split=SPLIT.value, step=STEP.value)
+        results = evaluate(WORKDIR.value, split=SPLIT.value, step=parse_step(STEP.value))
     print(table(results))
     print(
         f"\nmAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "

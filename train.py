@@ -1,4 +1,8 @@
-"""Train SSD: python train.py --config=configs/shapes.py --workdir=runs/shapes [--config.steps=1000 ...]."""
+"""Train SSD: python train.py --config=configs/shapes.py --workdir=runs/shapes [--config.steps=1000 ...].
+
+In several processes, on one host or many, each runs the same line with --distributed, or with --coordinator,
+--num_processes and its own --process_id.
+"""
 
 import sys
 
@@ -6,10 +10,19 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ssd_jax.command import command, parse_flags
-from ssd_jax.loop import EXIT_CODE, train
+from ssd_jax.loop import EXIT_CODE, rehearse, train
+from ssd_jax.parallel import join
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; the same one again resumes.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile a step, try a few, say what memory and time they take.")
+PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of a few steps into the workdir's profile/.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of the processes that Slurm, Open MPI or a TPU pod started."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "One of several processes: HOST:PORT of the first of them.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -18,7 +31,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     with command():
-        finished = train(CONFIG.value, WORKDIR.value)
+        place = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+        if DISTRIBUTED.value or any(value is not None for value in place):
+            join(*place)
+        if DRY_RUN.value:
+            print(rehearse(CONFIG.value))
+            return
+        finished = train(CONFIG.value, WORKDIR.value, profile=PROFILE.value)
     if not finished:
         sys.exit(EXIT_CODE)
 

@@ -27,21 +27,26 @@ def get_config() -> ConfigDict:
     config.batch_size = 32  # over all devices
     config.log_every = 50
     config.save_every = 5_000
-    config.eval_every = 10_000
-    config.keep_checkpoints = 3
+    config.eval_every = 10_000  # and at the end; 0 for never
+    config.keep_checkpoints = 3  # the newest; the best by evaluation stays too
     config.init_from = ""  # a file of published weights (docs/weights.md), or the workdir of a run
+    config.accumulate = 1  # parts of a device's share of the batch that are walked one after the other
+    config.ema_decay = 0.0  # evaluate and detect with averaged weights, as 0.9998; 0 for the last ones
+    config.max_skipped = 0  # steps whose loss is not finite that may be left out before the run stops
 
     config.data = ConfigDict()
     config.data.source = "voc_folder"
     config.data.root = ""  # holds VOC2007/ and VOC2012/, as VOC's archives unpack; docs/data.md has other layouts
     config.data.class_names = VOC_CLASSES  # () finds them in the annotations
     config.data.drop_other_classes = False  # objects of other classes are an error
-    config.data.strict = False  # boxes of no size or outside their picture are mended and reported, not an error
+    config.data.strict = False  # what is wrong with the data is mended or left out, and reported; True: an error
     config.data.train = "VOC2007:trainval+VOC2012:trainval"
     config.data.eval = "VOC2007:test"
     config.data.canvas_size = 512  # larger pictures are shrunk to fit this square before they go to the device
     config.data.max_boxes = 64
     config.data.max_unreadable = 10  # pictures that may be skipped before the run stops
+    config.data.cache_gb = 0.0  # gigabytes of decoded pictures that each process keeps, to decode them once
+    config.data.threads = 4  # that read and decode
 
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
 
@@ -69,7 +74,10 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.optimizer.bias_multiplier = 2.0
     config.optimizer.clip_norm = 0.0
+    config.optimizer.frozen = ()  # layers that do not train, as ("trunk/conv1_*", "trunk/conv2_*")
+    config.optimizer.thaw_step = 0  # when they begin to; 0 for never
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32
+    config.eval.pictures = 4  # whose detections TensorBoard shows
     return config.lock()

@@ -24,6 +24,15 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
 
 
+def parse_step(text: str | None) -> int | str | None:
+    """Read which checkpoint is meant: a number, "best", or None for the newest."""
+    if text is None or text == "best":
+        return text
+    if not text.isdigit():
+        raise ValueError(f"step is a number or best, got {text!r}")
+    return int(text)
+
+
 @contextlib.contextmanager
 def command(level: int = logging.WARNING) -> Iterator[None]:
     """Run a script's body: we log from `level` on, libraries warn, and what the user can mend ends it with one line.

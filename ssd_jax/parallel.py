@@ -1,19 +1,52 @@
-"""Spread a step over the devices: the only file that says pmap."""
+"""Spread a step over the devices of every process: the only file that says pmap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "batch"
+
+
+def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Make this process one of several that run one program; to be called by each before any other use of JAX.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0, the same for all.
+      num_processes: how many there are.
+      process_id: which this is, from 0.
+
+    Without all three, JAX takes them from the environment: of Slurm, Open MPI, or a TPU pod.
+
+    Raises:
+      ValueError: if only some of the three are given, or the environment says nothing.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(f"coordinator, num_processes and process_id go together, got no {' and no '.join(missing)}")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except ValueError as error:
+        raise ValueError(
+            f"the environment does not say how many processes there are ({error}): outside Slurm, Open MPI and TPU "
+            "pods, pass coordinator, num_processes and process_id"
+        ) from error
+
+
+def of_every_process(value: int) -> list[int]:
+    """Return `value` of each process, in their order. All must ask."""
+    return np.reshape(multihost_utils.process_allgather(np.asarray(value)), -1).tolist()
 
 
 def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
     """Run `step(state, batch, key) -> (state, metrics)` on every device, each with its share of the batch.
 
     The state keeps its single-device shape, going in and coming out, and is donated. `step` must make its result
-    the same on all devices by sums over `AXIS`. The batch's arrays are `[devices, per device, ...]` (see `split`).
+    the same on all devices by sums over `AXIS`. The batch's arrays are this process's share of it, `[devices, per
+    device, ...]` (see `split`).
     """
     return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
 
@@ -28,9 +61,16 @@ def replicate(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     return identity(state, np.zeros(count, np.float32))
 
 
-def map_devices(function: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
-    """Run `function(variables, images)` on every device: variables whole, images and results split."""
-    return jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+def gather_over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run `function(variables, batch)` on every device: variables whole, the batch's arrays as in `over_devices`.
+
+    Each process gets the results of all, `[B, ...]`: those of process 0 first.
+    """
+
+    def run(variables: Any, batch: Any) -> Any:
+        return jax.lax.all_gather(function(variables, batch), AXIS, tiled=True)
+
+    return jax.pmap(run, AXIS, in_axes=(None, 0), out_axes=None)
 
 
 def split(batch: dict[str, np.ndarray], devices: int) -> dict[str, np.ndarray]:

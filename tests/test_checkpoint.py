@@ -81,3 +81,40 @@ def test_another_optimiser_is_one_line(saved):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoints: there is no folder .*nowhere"):
         Checkpoints(tmp_path / "nowhere", create=False)
+
+
+def test_the_best_stays_beside_the_newest_and_is_known_when_opened_again(tmp_path):
+    scores = {1: 0.2, 2: 0.9, 3: 0.5, 4: None, 5: 0.9, 6: 0.1, 7: float("nan"), 8: None}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.best() is None
+        for step, score in scores.items():
+            checkpoints.save(step, state_of(step), DESCRIPTION)
+            if score is not None:
+                checkpoints.rate(step, score)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (8, 5)  # 5 is newer than 2, which is as good
+        assert (checkpoints.score(5), checkpoints.score(8)) == (0.9, None)
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == [5, 7, 8]
+        assert_equal(checkpoints.restore(5, state_of(0)), state_of(5))
+        assert checkpoints.description(5) == DESCRIPTION
+        checkpoints.rate(8, 0.95)
+        checkpoints.save(9, state_of(9), DESCRIPTION)
+        checkpoints.wait()
+        assert checkpoints.best() == 8
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == [8, 9]
+
+
+def test_a_step_is_found_by_number_or_as_newest_or_best(saved):
+    assert (saved.find(), saved.find(2)) == (3, 2)
+    with pytest.raises(FileNotFoundError, match=r"no step 9 in .*, which has 2, 3$"):
+        saved.find(9)
+    with pytest.raises(FileNotFoundError, match=r"no evaluated checkpoint in .*, which has 2, 3$"):
+        saved.find("best")
+
+
+def test_averaged_variables_are_what_inference_gets(tmp_path):
+    averaged = {"params": state_of(8).params, "batch_stats": state_of(8).batch_stats}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of(1).replace(ema=averaged), DESCRIPTION)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore_variables(1), averaged)

@@ -17,9 +17,9 @@ from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.inference import load_detector
 from ssd_jax.loop import evaluate, train
 from ssd_jax.loop.evaluation import table
-from ssd_jax.loop.fit import Window
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.pictures import detect_pictures
+from ssd_jax.loop.window import Window
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,19 +50,19 @@ def parameters(workdir, step):
 def test_a_run_leaves_its_config_log_and_checkpoints(workdir):
     assert json.loads((workdir / "config.json").read_text())["steps"] == 6
     steps = [line["step"] for line in lines(workdir)]
-    assert steps == [2, 3, 4, 4, 6]  # each two, at each save, and an evaluation at 4
+    assert steps == [2, 3, 4, 4, 6, 6]  # each two, at each save, and evaluations at 4 and at the end
     training = [line for line in lines(workdir) if "loss" in line]
     assert {
         "loss",
         "loss_loc",
         "loss_conf",
-        "positives",
+        "positives_per_image",
         "gradient_norm",
         "learning_rate",
         "images_per_second",
     } <= set(training[0])
-    assert any("eval/mAP" in line for line in lines(workdir))
-    assert {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+    assert [line["step"] for line in lines(workdir) if "eval/mAP" in line] == [4, 6]
+    assert {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "4", "6"}
     assert list((workdir / "tensorboard").iterdir())
 
 
@@ -70,9 +70,10 @@ def test_resuming_is_the_straight_run(workdir, data, tmp_path):
     train(tiny.config(data, **{"save_every": 3}), tmp_path)
     # As if stopped after step 3: the later checkpoint is gone, and the log has a line from beyond it.
 
-    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    for step in ("4", "6"):
+        shutil.rmtree(tmp_path / "checkpoints" / step)
     train(tiny.config(data), tmp_path)
-    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4, 6]
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4, 6, 6]
     for a, b in zip(jax.tree.leaves(parameters(workdir, 6)), jax.tree.leaves(parameters(tmp_path, 6)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures
     window = Window(tiny.Pictures(), batch_size=2)
     for step, loss in ((7, 1.0), (8, np.inf)):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0}
-        window.add(step, metrics, np.array([step - 4, step - 3]))
+        window.add(step, metrics, {"index": np.array([step - 4, step - 3]), "left_out": np.zeros(2, int)})
     with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on picture-4, picture-5; lower"):
         window.close()
 
@@ -201,7 +202,7 @@ def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
     ("changes", "message"),
     [
         ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
-        ({"data.source": "folder"}, r"data.source must be one of .*, or module:function, got 'folder'"),
+        ({"data.source": "folder"}, r"a data set is one of .*, or module:function; got 'folder'"),
         ({"batch_size": 6}, "batch_size must be a multiple of the 4 devices, got 6"),
         ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
     ],

@@ -22,6 +22,10 @@ class Detections(NamedTuple):
     scores: np.ndarray  # [n] float32, softmax probabilities
     labels: np.ndarray  # [n] int32, 1..C-1; class_names[label - 1] is the name
 
+    def above(self, score: float) -> "Detections":
+        """Leave out those that score less."""
+        return Detections(*(part[self.scores >= score] for part in self))
+
 
 def to_pixels(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> Detections:
     """Drop padding rows and scale corners to a picture of `size` (height, width)."""
@@ -76,18 +80,14 @@ class Detector:
         return [to_pixels(*result, image.shape[:2]) for *result, image in zip(*results, images, strict=False)]
 
 
-def load_detector(directory: str | Path, *, step: int | None = None, **options: Any) -> Detector:
-    """Load the newest checkpoint (or that of `step`) of a run, given its workdir or its folder of checkpoints.
+def load_detector(directory: str | Path, *, step: int | str | None = None, **options: Any) -> Detector:
+    """Load the newest checkpoint of a run, that of `step`, or the "best", given its workdir or folder of checkpoints.
 
     Everything else, the input size, priors, model and class names, is in the checkpoint. `options` are those of
     `Detector`.
     """
-    directory = Path(directory)
-    folder = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
-    with Checkpoints(folder, create=False) as checkpoints:
-        step = checkpoints.latest() if step is None else step
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {folder}: train first, or name the workdir of a run")
+    with Checkpoints.of_run(directory) as checkpoints:
+        step = checkpoints.find(step)
         description = checkpoints.description(step)
         variables = checkpoints.restore_variables(step)
     return Detector(

@@ -3,6 +3,7 @@
 from ssd_jax.loop.evaluation import evaluate
 from ssd_jax.loop.fit import train
 from ssd_jax.loop.interruption import EXIT_CODE
+from ssd_jax.loop.rehearsal import rehearse
 from ssd_jax.loop.workdir import load_config
 
-__all__ = ["EXIT_CODE", "evaluate", "load_config", "train"]
+__all__ = ["EXIT_CODE", "evaluate", "load_config", "rehearse", "train"]

@@ -1,26 +1,109 @@
 """From a config to the objects it names."""
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from ssd_jax import datasets
 from ssd_jax.augment import AugmentOptions
-from ssd_jax.batching import Source
-from ssd_jax.datasets import KINDS
-from ssd_jax.model import SSD, from_description
+from ssd_jax.batching import Source, train_batches
+from ssd_jax.box import make_priors
+from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.model.ssd import deep_tuple
-from ssd_jax.training import make_optimizer, make_schedule
+from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
 
 OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of datasets.open_source
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that a config names, before the first step."""
+
+    config: ConfigDict
+    source: Source
+    eval_source: Source
+    model: SSD
+    schedule: optax.Schedule
+    state: TrainState
+    key: jax.Array  # of all that is random in a step
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, split batch, key), over all devices
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint must hold for the model to be used."""
+        return {"model": describe(self.model), "class_names": list(self.source.class_names)}
+
+    def summary(self) -> str:
+        """Say in one line what will run on what."""
+        kind = jax.local_devices()[0].device_kind
+        return (
+            f"{jax.device_count()} device(s) of kind {kind} in {jax.process_count()} process(es), "
+            f"batch {self.config.batch_size}, {sum(map(np.size, jax.tree.leaves(self.state.params))):,} parameters, "
+            f"{len(self.source)} training pictures, {len(self.eval_source)} for evaluation, "
+            f"classes {', '.join(self.source.class_names)}"
+        )
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """This process's share of every batch from `start_step` on."""
+        data = self.config.data
+        return train_batches(
+            self.source,
+            batch_size=self.config.batch_size,
+            canvas_size=data.canvas_size,
+            max_boxes=data.max_boxes,
+            seed=self.config.seed,
+            start_step=start_step,
+            strict=data.strict,
+            cache_gb=data.cache_gb,
+            threads=data.threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Make one step on a batch of `batches`; the state given is used up."""
+        return self.step(state, split(batch, jax.local_device_count()), self.key)
+
+
+def build(config: ConfigDict) -> Run:
+    """Open the data, make the model that fits it, and what trains it.
+
+    Raises:
+      ValueError: for data or a config that cannot be used.
+    """
+    devices = jax.device_count()
+    if config.batch_size % devices:
+        raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {config.batch_size}")
+    source = open_source(config.data, config.data.train)
+    eval_source = open_source(config.data, config.data.eval)
+    model = build_model(config, 1 + len(source.class_names))
+    schedule = make_schedule(steps=config.steps, **plain(config.schedule))
+    optimizer = make_optimizer(schedule, **plain(config.optimizer))
+    key, init_key = jax.random.split(jax.random.key(config.seed))
+    step = make_train_step(
+        model,
+        optimizer,
+        make_priors(model.spec),
+        AugmentOptions(**plain(config.augment)),
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        skip_nonfinite=config.max_skipped > 0,
+        axis_name=AXIS,
+    )
+    state = create_state(init_key, model, optimizer, ema=config.ema_decay > 0)
+    return Run(config, source, eval_source, model, schedule, state, key, over_devices(step))
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
     """Open the data set that the config's `data` names."""
-    if data.source not in KINDS and ":" not in data.source:
-        raise ValueError(f"data.source must be one of {sorted(KINDS)}, or module:function, got {data.source!r}")
     if data.source in FOLDERS and not data.root:
         raise ValueError(f"data.root must name a {FOLDERS[data.source]}: pass --config.data.root=DIR")
     options = {name: data[name] for name in OPTIONS if name in data}
@@ -30,17 +113,6 @@ def open_source(data: ConfigDict, split: str) -> Source:
 def build_model(config: ConfigDict, num_classes: int) -> SSD:
     """Make the model; `num_classes` counts the background."""
     return from_description(plain(config.model) | {"num_classes": num_classes, "spec": plain(config.spec)})
-
-
-def build_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Make the optimiser, and the learning rate by step for the log."""
-    schedule = make_schedule(steps=config.steps, **plain(config.schedule))
-    return make_optimizer(schedule, **plain(config.optimizer)), schedule
-
-
-def build_augmentation(config: ConfigDict) -> AugmentOptions:
-    """Make the augmentation's options."""
-    return AugmentOptions(**plain(config.augment))
 
 
 def plain(section: ConfigDict) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Evaluate a model on a data set by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +8,45 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ssd_jax.batching import Source, eval_batches
+from ssd_jax.batching import Source, decode, eval_batches
 from ssd_jax.datasets import coco_truth
-from ssd_jax.inference import Detections, load_detector, make_detect, to_pixels
+from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
 from ssd_jax.loop.build import open_source
 from ssd_jax.loop.workdir import load_config, write_json
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
-from ssd_jax.parallel import map_devices, split
+from ssd_jax.parallel import gather_over_devices, split
 
 PyTree = Any
 Results = dict[str, Any]
 
 
 class Evaluator:
-    """Scores variables of `model` on `source`, on all local devices; compiles once for all its calls."""
+    """Scores variables of `model` on `source`, on all devices of all processes; compiles once for all its calls.
 
-    def __init__(self, model: SSD, source: Source, *, batch_size: int) -> None:
-        """Prepare to evaluate `batch_size` pictures at a time, rounded up to a multiple of the devices."""
-        self._source = source
+    Each picture is judged once, whatever their number; every process gets the results.
+    """
+
+    def __init__(
+        self, model: SSD, source: Source, *, batch_size: int, samples: int = 0, strict: bool = False
+    ) -> None:
+        """Prepare to evaluate `batch_size` pictures at a time, rounded up to a multiple of the devices.
+
+        Of the first `samples` pictures the detections are kept for `drawings`. With `strict` a picture that cannot
+        be read is a `ValueError`.
+        """
+        self._source, self._strict = source, strict
         self._image_size = model.spec.image_size
-        self._devices = jax.local_device_count()
-        self._batch_size = -(-batch_size // self._devices) * self._devices
-        self._detect = map_devices(make_detect(model))
+        self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+        self._samples: dict[int, Detections | None] = dict.fromkeys(range(min(samples, len(source))))
+        detect = make_detect(model)
+
+        def detect_batch(variables: PyTree, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+            images = batch.pop("images")
+            return detect(variables, images), batch
+
+        self._detect = gather_over_devices(detect_batch)
 
     def __call__(self, variables: PyTree, *, coco_results: Path | None = None) -> Results:
         """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name.
@@ -48,6 +63,8 @@ class Evaluator:
                 unreadable.append(example.image_id)
                 continue
             images += 1
+            if index in self._samples:
+                self._samples[index] = detections
             height, width = size
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
             metric.add(index, corners, example.labels, example.difficult, *detections)
@@ -66,29 +83,61 @@ class Evaluator:
             **({"coco": coco.compute()} if coco else {}),
         }
 
+    def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
+        """Draw what the last call found in the sample pictures, by name; RGB uint8."""
+        return {
+            example.image_id: draw(decode(example.image), detections.above(score), self._source.class_names)
+            for index, detections in self._samples.items()
+            if detections is not None
+            for example in [self._source[index]]
+        }
+
     def _detections(self, variables: PyTree) -> Iterator[tuple[int, np.ndarray, Detections | None]]:
-        batches = eval_batches(self._source, batch_size=self._batch_size, image_size=self._image_size)
+        batches = eval_batches(
+            self._source,
+            batch_size=self._batch_size,
+            image_size=self._image_size,
+            strict=self._strict,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         total = -(-len(self._source) // self._batch_size)
-        for batch in tqdm(batches, total=total, desc="evaluate", leave=False, disable=None):
-            found = self._detect(variables, split(batch, self._devices)["images"])
-            boxes, scores, labels = (np.asarray(x).reshape(self._batch_size, *x.shape[2:]) for x in found)
-            for row, index in enumerate(batch["index"]):
-                if index < 0:  # padding of the last batch
+        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None)
+        started = (self._detect(variables, split(batch, jax.local_device_count())) for batch in progress)
+        for found, batch in one_ahead(started):
+            boxes, scores, labels = map(np.asarray, found)
+            index, sizes, readable = (np.asarray(batch[name]) for name in ("index", "sizes", "readable"))
+            for row in np.argsort(index):
+                if index[row] < 0:  # padding of the last batch
                     continue
-                size = batch["sizes"][row]
-                detections = to_pixels(boxes[row], scores[row], labels[row], size)
-                yield int(index), size, detections if batch["readable"][row] else None
+                detections = to_pixels(boxes[row], scores[row], labels[row], sizes[row])
+                yield int(index[row]), sizes[row], detections if readable[row] else None
 
 
-def evaluate(workdir: str | Path, *, split: str | None = None, step: int | None = None) -> Results:
-    """Evaluate a run's newest checkpoint (or that of `step`) on a split of its data; write `eval_SPLIT.json` there.
+def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
+    """Take the next item before giving the last one: devices work at it while the last one is looked at."""
+    items = iter(items)
+    for last in items:
+        for item in items:
+            yield last
+            last = item
+        yield last
+
+
+def score(results: Results) -> float:
+    """By what runs choose their best checkpoint: COCO's AP where there is one, else VOC's 11-point mAP."""
+    return results["coco"]["AP"] if "coco" in results else results["mAP"]
+
+
+def evaluate(workdir: str | Path, *, split: str | None = None, step: int | str | None = None) -> Results:
+    """Evaluate a checkpoint of a run on a split of its data; write `eval_SPLIT.json` into the workdir.
 
     On a COCO set, `coco_results_SPLIT.json` has the detections as COCO's server takes them.
 
     Args:
       workdir: where `train` wrote.
       split: as in the config's `data.train`; the default is the config's `data.eval`.
-      step: which checkpoint.
+      step: which checkpoint: a number, or "best"; the newest unless given.
     """
     workdir = Path(workdir)
     config = load_config(workdir)
@@ -100,7 +149,7 @@ def evaluate(workdir: str | Path, *, split: str | None = None, step: int | None 
             f"the data's classes must be those the model was trained on, {detector.class_names}, "
             f"got {tuple(source.class_names)}"
         )
-    evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size)
+    evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size, strict=config.data.strict)
     name = split.replace("/", "_").replace(":", "_")
     scores = evaluator(detector.variables, coco_results=workdir / f"coco_results_{name}.json")
     results = {"split": split, "step": detector.step} | scores

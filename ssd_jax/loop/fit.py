@@ -1,8 +1,5 @@
 """Train a model: the narrative of a run."""
 
-import contextlib
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +7,33 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssd_jax.batching import Source, train_batches
-from ssd_jax.box import make_priors
+from ssd_jax.batching import Source
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.loop.build import build_augmentation, build_model, build_optimizer, open_source
-from ssd_jax.loop.evaluation import Evaluator
+from ssd_jax.loop.build import Run, build
+from ssd_jax.loop.evaluation import Evaluator, score
 from ssd_jax.loop.interruption import Interruption
-from ssd_jax.loop.log import Log
+from ssd_jax.loop.log import Log, Silent
+from ssd_jax.loop.trace import Trace
+from ssd_jax.loop.window import Window
 from ssd_jax.loop.workdir import save_config
 from ssd_jax.model import describe, from_description
-from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.parallel import of_every_process, replicate
 from ssd_jax.pretrained import start_from
-from ssd_jax.training import create_state, make_train_step
+from ssd_jax.training import TrainState
 
 SHOWN = ("loss", "loss_loc", "loss_conf", "images_per_second")  # in the progress bar
 
 
-def train(config: ConfigDict, workdir: str | Path) -> bool:
+def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> bool:
     """Train as `config` says and leave everything in `workdir`; the same call again resumes where it stopped.
 
-    Written there: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
+    Written there: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`; with `profile` also `profile/`, a
+    trace of a few steps. Of several processes (see `parallel.join`) each calls this, with a workdir that all see; the
+    first one writes.
 
     Returns:
-      whether the run came to its end. SIGTERM or SIGINT end it after the step in progress, which is saved.
+      whether the run came to its end. SIGTERM or SIGINT end it after the step in progress, or with several processes
+      at the next line of the log, and what was done is saved.
 
     Raises:
       ValueError: for data or a config that cannot be used, or a workdir that holds another model's checkpoint.
@@ -40,84 +41,98 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    devices = jax.local_device_count()
-    if config.batch_size % devices:
-        raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {config.batch_size}")
-
-    # The data, the model that fits it, and the optimiser.
-    source = open_source(config.data, config.data.train)
-    eval_source = open_source(config.data, config.data.eval)
-    model = build_model(config, 1 + len(source.class_names))
-    optimizer, schedule = build_optimizer(config)
-    augmentation = build_augmentation(config)
-    key, init_key = jax.random.split(jax.random.key(config.seed))
-    state = create_state(init_key, model, optimizer)
-    description = {"model": describe(model), "class_names": list(source.class_names)}
-
+    writes = jax.process_index() == 0
+    run = build(config)
+    evaluator = Evaluator(
+        run.model,
+        run.eval_source,
+        batch_size=config.eval.batch_size,
+        samples=config.eval.pictures,
+        strict=config.data.strict,
+    )
     with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-        # Go on from the newest checkpoint, if it is of this model; a new run may start from weights.
-        start, origin = checkpoints.latest() or 0, ""
-        if start:
-            check_same_run(checkpoints.description(start), description, workdir)
-            state = checkpoints.restore(start, state)
-        elif checkpoints.latest() == 0:
-            raise ValueError(
-                f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
-                "another --workdir"
-            )
-        elif config.init_from:
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            variables, origin = start_from(config.init_from, variables, source.class_names, width=model.width)
-            state = state.replace(**variables)
-        save_config(config, workdir)
+        start, state, origin = first_state(run, checkpoints, workdir)
+        state = replicate(state)
+        if writes:
+            save_config(config, workdir)
+        batches = run.batches(start)
+        unreadable = Unreadable(run.source, limit=config.data.max_unreadable)
+        log = Log(workdir, start_step=start, steps=config.steps) if writes else Silent()
+        trace = Trace(workdir / "profile", count=5 if profile and writes else 0)
 
-        step_on_devices = over_devices(
-            make_train_step(model, optimizer, make_priors(model.spec), augmentation, axis_name=AXIS)
-        )
-        evaluator = Evaluator(model, eval_source, batch_size=config.eval.batch_size)
-        batches = train_batches(
-            source,
-            batch_size=config.batch_size,
-            canvas_size=config.data.canvas_size,
-            max_boxes=config.data.max_boxes,
-            seed=config.seed,
-            start_step=start,
-        )
-        unreadable = Unreadable(source, limit=config.data.max_unreadable)
+        def evaluates(step: int) -> bool:
+            return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
 
-        with Log(workdir, start_step=start, steps=config.steps) as log, Interruption() as interruption:
-            log.line(
-                f"{devices} {jax.local_devices()[0].device_kind} device(s), batch {config.batch_size}, "
-                f"{sum(map(np.size, jax.tree.leaves(state.params))):,} parameters, {len(source)} training pictures, "
-                f"{len(eval_source)} for evaluation, classes {', '.join(source.class_names)}"
-                + (f"; resuming at step {start}" if start else "")
-                + (f"; starting from {origin}" if origin else "")
-            )
-            window = Window(source, config.batch_size)
+        def evaluate(step: int) -> None:
+            results = evaluator(state.ema or state.variables)
+            log.scalars(step, {f"eval/{name}": results[name] for name in ("mAP", "mAP_area")})
+            log.pictures(step, evaluator.drawings())
+            log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
+            if writes:
+                checkpoints.rate(step, score(results))
+
+        with log, trace, Interruption() as interruption:
+            log.line(f"{run.summary()}; config in {workdir / 'config.json'}{origin}")
+            if evaluates(start) and checkpoints.score(start) is None:
+                evaluate(start)  # an interruption came before its end
+            window = Window(run.source, config.batch_size, max_skipped=config.max_skipped)
             for step in range(start + 1, config.steps + 1):
+                trace.before_step(state)
                 with window.waiting_for_data():
                     batch = next(batches)
                 unreadable.count(batch)
-                state, metrics = step_on_devices(state, split(batch, devices), key)
-                window.add(step, metrics, batch["index"])
+                state, metrics = run.advance(state, batch)
+                window.add(step, metrics, batch)
+
+                saves = due(step, config.save_every) or step == config.steps or evaluates(step)
+                stops = interruption.requested is not None
+                if jax.process_count() > 1:  # all must stop at the same step, so they ask each other now and then
+                    stops = (saves or due(step, config.log_every)) and any(of_every_process(stops))
 
                 # Saving waits for the log's check: a state that is not finite is never saved.
-                save = step % config.save_every == 0 or step == config.steps or interruption.requested
-                if save or step % config.log_every == 0:
-                    scalars = window.close() | {"learning_rate": float(schedule(step - 1))}
+                if saves or stops or due(step, config.log_every):
+                    scalars = window.close() | {"learning_rate": float(run.schedule(step - 1))}
                     log.scalars(step, scalars)
-                    log.progress(step, {name: scalars[name] for name in SHOWN})
-                if save:
-                    checkpoints.save(step, state, description)
-                if interruption.requested and step < config.steps:
-                    log.line(f"{interruption.requested}: stopped after step {step}, which is saved")
+                    log.progress(step, {name: scalars[name] for name in SHOWN if name in scalars})
+                if writes and (saves or stops):
+                    checkpoints.save(step, state, run.description)
+                if stops and step < config.steps:
+                    log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
                     return False
-                if step % config.eval_every == 0 and step < config.steps:
-                    results = evaluator({"params": state.params, "batch_stats": state.batch_stats})
-                    log.scalars(step, {"eval/mAP": results["mAP"], "eval/mAP_area": results["mAP_area"]})
-                    log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
+                if evaluates(step):
+                    evaluate(step)
                     window.restart()
     return True
+
+
+def due(step: int, every: int) -> bool:
+    """Tell whether it is time for what happens every so many steps; never, for `every` 0 or at the start."""
+    return bool(step and every) and step % every == 0
+
+
+def first_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int, TrainState, str]:
+    """Go on from the newest checkpoint, if it is of this model; a new run may start from weights.
+
+    Returns:
+      the step, the state, and what is to be said of it.
+    """
+    start = checkpoints.latest()
+    if len(set(of_every_process(-1 if start is None else start))) > 1:
+        raise ValueError(f"workdir must be a folder that all processes see, got {workdir} with other checkpoints")
+    if start:
+        check_same_run(checkpoints.description(start), run.description, workdir)
+        return start, checkpoints.restore(start, run.state), f"; resuming at step {start}"
+    if start == 0:
+        raise ValueError(
+            f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
+            "another --workdir"
+        )
+    if not run.config.init_from:
+        return 0, run.state, ""
+    variables, origin = start_from(
+        run.config.init_from, run.state.variables, run.source.class_names, width=run.model.width
+    )
+    return 0, run.state.starting_from(variables), f"; starting from {origin}"
 
 
 class Unreadable:
@@ -138,52 +153,6 @@ class Unreadable:
                     f"data.max_unreadable allows {self._limit} unreadable pictures, met {len(self._names)}: "
                     + ", ".join(self._names.values())
                 )
-
-
-class Window:
-    """The steps since the last line of the log: their metrics, still on the devices, and where the time went."""
-
-    def __init__(self, source: Source, batch_size: int) -> None:
-        """Start an empty window."""
-        self._source, self._batch_size = source, batch_size
-        self._steps: list[tuple[int, dict[str, Any], np.ndarray]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Start the clock again: what was done since was not training."""
-        self._waited = 0.0
-        self._timed = len(self._steps)
-        self._since = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Time the context as waiting for the input pipeline."""
-        before = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - before
-
-    def add(self, step: int, metrics: dict[str, Any], index: np.ndarray) -> None:
-        """Take in a step's metrics and its pictures' places in the source."""
-        self._steps.append((step, metrics, index))
-
-    def close(self) -> dict[str, float]:
-        """Return the averages and start over; a loss that is not finite raises, naming its step and pictures."""
-        fetched = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
-        for step, metrics, index in fetched:
-            if not np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
-                names = ", ".join(self._source[i].image_id for i in index.tolist())
-                raise FloatingPointError(
-                    f"loss and gradient must be finite, got loss_loc {metrics['loss_loc']}, loss_conf "
-                    f"{metrics['loss_conf']}, gradient_norm {metrics['gradient_norm']} at step {step}, on {names}; "
-                    "lower schedule.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm"
-                )
-        seconds = time.perf_counter() - self._since
-        means = {name: float(np.mean([metrics[name] for _, metrics, _ in fetched])) for name in fetched[0][1]}
-        means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
-        means["data_wait"] = self._waited / seconds
-        self._steps = []
-        self.restart()
-        return means
 
 
 def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -33,6 +34,11 @@ class Log:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Show RGB uint8 pictures in TensorBoard."""
+        for name, picture in pictures.items():
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Show where the run is."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -56,6 +62,29 @@ class Log:
         self._bar.close()
         self._file.close()
         self._board.close()
+
+
+class Silent:
+    """The log of every process but the first: the same methods, doing nothing."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Record nothing."""
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Show nothing."""
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Show nothing."""
+
+    def line(self, text: str) -> None:
+        """Print nothing."""
+
+    def __enter__(self) -> "Silent":
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -20,9 +20,15 @@ Picture = tuple[str, np.ndarray]  # a name, and RGB uint8 [h, w, 3]
 
 
 def detect_pictures(
-    workdir: str | Path, inputs: Sequence[str | Path], out: str | Path, *, score: float = 0.4, samples: int = 12
+    workdir: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    score: float = 0.4,
+    samples: int = 12,
+    step: int | str | None = None,
 ) -> int:
-    """Detect in pictures with a run's newest checkpoint; write a drawing of each, and `detections.json`, to `out`.
+    """Detect in pictures with a checkpoint of a run; write a drawing of each, and `detections.json`, to `out`.
 
     Args:
       workdir: of the run.
@@ -30,18 +36,19 @@ def detect_pictures(
       out: folder for the results; made if it is missing.
       score: detections below it are left out.
       samples: see `inputs`.
+      step: which checkpoint: a number, or "best"; the newest unless given.
 
     Returns:
       how many pictures were written. Files that cannot be decoded are reported and left out.
     """
-    pictures = read(find(inputs)) if inputs else held_out(Path(workdir), samples)
-    detector = load_detector(workdir)
+    pictures = decoded(of_files(inputs) if inputs else held_out(Path(workdir), samples))
+    detector = load_detector(workdir, step=step)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     records, taken = [], set()
     for chunk in chunks(pictures, 8):
         for (name, image), found in zip(chunk, detector([image for _, image in chunk]), strict=True):
-            found = Detections(*(part[found.scores >= score] for part in found))
+            found = found.above(score)
             path = out / f"{unused(Path(name).stem, taken)}.png"
             drawing = draw(image, found, detector.class_names)
             if not cv2.imwrite(str(path), cv2.cvtColor(drawing, cv2.COLOR_RGB2BGR)):
@@ -83,25 +90,26 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def read(files: Iterable[Path]) -> Iterator[Picture]:
-    """Decode files one by one, reporting those that cannot be."""
-    for path in files:
+def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[Picture]:
+    """Decode pictures one by one, reporting those that cannot be."""
+    for name, file in files:
         try:
-            yield str(path), decode(path.read_bytes())
+            yield name, decode(file)
         except UnreadableImage as error:
-            logger.warning("skipping %s: %s", path, error)
+            logger.warning("skipping %s: %s", name, error)
 
 
-def held_out(workdir: Path, samples: int) -> Iterator[Picture]:
+def of_files(inputs: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
+    """Read the picture files among `inputs`."""
+    return ((str(path), path.read_bytes()) for path in find(inputs))
+
+
+def held_out(workdir: Path, samples: int) -> Iterator[tuple[str, bytes | np.ndarray]]:
     """Take pictures of the split a run is evaluated on."""
     config = load_config(workdir)
     source = open_source(config.data, config.data.eval)
-    for i in range(min(samples, len(source))):
-        example = source[i]
-        try:
-            yield example.image_id, decode(example.image)
-        except UnreadableImage as error:
-            logger.warning("skipping %s: %s", example.image_id, error)
+    examples = (source[i] for i in range(min(samples, len(source))))
+    return ((example.image_id, example.image) for example in examples)
 
 
 def unused(stem: str, taken: set[str]) -> str:

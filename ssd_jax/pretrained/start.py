@@ -109,11 +109,8 @@ def _initial(weights: Weights) -> dict[str, Any]:
 
 
 def _of_workdir(workdir: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    folder = workdir / "checkpoints" if (workdir / "checkpoints").is_dir() else workdir
-    with Checkpoints(folder, create=False) as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {folder}, nothing to start from")
+    with Checkpoints.of_run(workdir) as checkpoints:
+        step = checkpoints.find()
         names = tuple(checkpoints.description(step)["class_names"])
         return _flat(checkpoints.restore_variables(step)), names
 

@@ -1,0 +1,56 @@
+"""A run tried for a few steps: does it fit, and how long will it take?"""
+
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssd_jax.loop.build import build
+from ssd_jax.parallel import replicate, split
+
+
+def rehearse(config: ConfigDict, *, steps: int = 5) -> str:
+    """Compile a run's step, make `steps` of them, and say what memory and time they took. Nothing is written.
+
+    Raises:
+      ValueError: as `train`.
+    """
+    run = build(config)
+    batches = run.batches()
+    batch = split(next(batches), jax.local_device_count())
+    start = time.perf_counter()
+    state = replicate(run.state)
+    step = run.step.lower(state, batch, run.key).compile()
+    compiled = time.perf_counter() - start
+    memory = step.memory_analysis()
+
+    seconds, waited = [], []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        batch = split(next(batches), jax.local_device_count())
+        waited.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        state, metrics = step(state, batch, run.key)
+        loss = float(metrics["loss"])
+        seconds.append(time.perf_counter() - start)
+    second, wait = float(np.median(seconds[1:])), float(np.median(waited[1:]))
+    lines = [
+        run.summary(),
+        f"compiled in {compiled:.1f} s",
+        f"memory of a device: {_gb(memory.argument_size_in_bytes)} for state and batch, "
+        f"{_gb(memory.temp_size_in_bytes)} while a step runs",
+        f"a step takes {second:.3f} s, {config.batch_size / second:.1f} images a second; data came {wait:.3f} s late",
+        f"the {config.steps} steps would take {_hours(config.steps * max(second, wait))}, evaluation aside",
+        f"the loss is {loss:.3f} after {1 + steps} steps; nothing was written",
+    ]
+    return "\n".join(lines)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _hours(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min"

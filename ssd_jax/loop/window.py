@@ -1,0 +1,81 @@
+"""The steps between two lines of the log."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssd_jax.batching import Source
+
+
+class Window:
+    """The steps since the last line of the log: their metrics, still on the devices, and where the time went."""
+
+    def __init__(self, source: Source, batch_size: int, *, max_skipped: int = 0) -> None:
+        """Start an empty window; `batch_size` counts the pictures of all processes."""
+        self._source, self._batch_size = source, batch_size
+        self._skipped, self._max_skipped = 0, max_skipped
+        self._steps: list[tuple[int, dict[str, Any], np.ndarray]] = []
+        self._left_out = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the clock again: what was done since was not training."""
+        self._waited = 0.0
+        self._timed = len(self._steps)
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time the context as waiting for the input pipeline."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    def add(self, step: int, metrics: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
+        """Take in a step's metrics, and what of its batch must be told."""
+        self._steps.append((step, metrics, batch["index"]))
+        self._left_out += int(batch["left_out"].sum())
+
+    def close(self) -> dict[str, float]:
+        """Return the averages, and start over.
+
+        Raises:
+          FloatingPointError: where a step's loss or gradient is not finite, unless it is one of the `max_skipped`
+            updates that may be left out; it names the step and its pictures.
+        """
+        fetched = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
+        finite = [metrics for step, metrics, index in fetched if self._is_finite(step, metrics, index)]
+        seconds = time.perf_counter() - self._since
+        means = {name: float(np.mean([m[name] for m in finite])) for name in finite[0]} if finite else {}
+        if means:
+            means["positives_per_image"] = means.pop("positives") / self._batch_size
+        means.pop("skipped", None)
+        if self._max_skipped:
+            means["skipped_steps"] = self._skipped
+        means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
+        means["data_wait"] = self._waited / seconds
+        means["objects_left_out"] = self._left_out  # by max_boxes, since the start
+        memory = jax.local_devices()[0].memory_stats()
+        if memory:  # a CPU has none of its own
+            means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
+        self._steps = []
+        self.restart()
+        return means
+
+    def _is_finite(self, step: int, metrics: dict[str, Any], index: np.ndarray) -> bool:
+        if np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
+            return True
+        self._skipped += 1
+        if self._skipped <= self._max_skipped:
+            return False
+        names = ", ".join(self._source[i].image_id for i in index.tolist())
+        limit = f"; max_skipped allows {self._max_skipped} such steps" if self._max_skipped else ""
+        raise FloatingPointError(
+            f"loss and gradient must be finite, got loss_loc {metrics['loss_loc']}, loss_conf "
+            f"{metrics['loss_conf']}, gradient_norm {metrics['gradient_norm']} at step {step}, on {names}{limit}; "
+            "lower schedule.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm"
+        )

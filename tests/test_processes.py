@@ -1,0 +1,102 @@
+"""Several processes, here on one machine, must train as one does."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import shapes_config
+from jax.flatten_util import ravel_pytree
+
+from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.loop import EXIT_CODE, train
+from ssd_jax.parallel import join, of_every_process
+
+PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(workdir, *arguments):
+    """Start two processes of two devices each that train as `shapes_config` says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
+    command = [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *arguments]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen([*command, *place, f"--process_id={i}"], **options) for i in range(2)]
+
+
+def finish(processes):
+    """Wait for the processes; return their exit codes, outputs and errors."""
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [process.returncode for process in processes], *zip(*outputs, strict=True)
+
+
+def parameters(workdir, step):
+    with Checkpoints.of_run(workdir) as checkpoints:
+        return np.asarray(ravel_pytree(checkpoints.restore_variables(checkpoints.find(step))["params"])[0])
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_of_two_devices_train_and_evaluate_as_one_of_four(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = start(two)
+    assert train(shapes_config.get_config(), one)
+    codes, _, errors = finish(processes)
+    assert codes == [0, 0], errors
+    moved = parameters(one, 10) - parameters(one, 5)
+    assert np.linalg.norm(parameters(two, 10) - parameters(one, 10)) < 1e-3 * np.linalg.norm(moved)
+    for line, wanted in zip(lines(two), lines(one), strict=True):
+        for name in wanted.keys() - {"images_per_second", "data_wait"}:
+            assert line[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
+
+
+def test_a_signal_to_one_of_them_stops_all_at_one_step_and_the_same_line_goes_on(tmp_path):
+    processes = start(tmp_path, "--config.steps=100000", "--config.save_every=100000", "--config.eval_every=0")
+    while not (tmp_path / "metrics.jsonl").exists() or not lines(tmp_path):
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs, errors = finish(processes)
+    assert codes == [EXIT_CODE, EXIT_CODE], errors
+    with Checkpoints.of_run(tmp_path) as checkpoints:
+        stopped = checkpoints.find()
+    assert f"a signal: stopped after step {stopped}, which is saved" in outputs[0]
+    assert "step" not in outputs[1]  # the first process speaks for all
+    codes, outputs, errors = finish(start(tmp_path, f"--config.steps={stopped + 5}", "--config.eval_every=0"))
+    assert codes == [0, 0], errors
+    assert "4 device(s) of kind cpu in 2 process(es), batch 8" in outputs[0]
+    assert f"; resuming at step {stopped}" in outputs[0]
+    assert lines(tmp_path)[-1]["step"] == stopped + 5
+
+
+def test_only_all_of_a_place_among_processes_will_do():
+    with pytest.raises(ValueError, match="go together, got no num_processes and no process_id"):
+        join("127.0.0.1:1234")
+
+
+def test_an_environment_without_a_cluster_is_one_line(tmp_path):
+    command = [sys.executable, "train.py", "--config=configs/shapes.py", f"--workdir={tmp_path}", "--distributed"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: the environment does not say how many processes there are \(.*\n", result.stderr)
+
+
+def test_one_process_is_all_of_them():
+    assert of_every_process(7) == [7]
