@@ -91,22 +91,30 @@ def make_train_step(
         loc, conf = jnp.sum(loc) / normaliser, jnp.sum(conf) / normaliser
         return loc + conf, (loc, conf, updated.get("batch_stats", {}))
 
+    def sums_of(
+        state: TrainState, batch_stats: PyTree, normaliser: jax.Array, part: tuple[jax.Array, ...]
+    ) -> tuple[Sums, PyTree]:
+        gradients, (loc, conf, batch_stats) = jax.grad(loss_share, has_aux=True)(
+            state.params, batch_stats, normaliser, *part
+        )
+        return (gradients, loc, conf), batch_stats
+
     def walk_parts(state: TrainState, normaliser: jax.Array, share: tuple[jax.Array, ...]) -> tuple[Sums, PyTree]:
         """Sum gradients and losses over the parts of this device's share, one part after the other."""
-
-        def add_part(carry: tuple[Sums, PyTree], part: tuple[jax.Array, ...]) -> tuple[tuple[Sums, PyTree], None]:
-            sums, batch_stats = carry
-            gradients, (loc, conf, batch_stats) = jax.grad(loss_share, has_aux=True)(
-                state.params, batch_stats, normaliser, *part
-            )
-            return (jax.tree.map(jnp.add, sums, (gradients, loc, conf)), batch_stats), None
-
         images = len(share[0])
         if images % accumulate:
             raise ValueError(f"accumulate must divide the {images} images of a device, got {accumulate}")
+        if accumulate == 1:  # a loop of one turn would still keep a CPU from running its convolutions on all cores
+            return sums_of(state, state.batch_stats, normaliser, share)
+
+        def add_part(carry: tuple[Sums, PyTree], part: tuple[jax.Array, ...]) -> tuple[tuple[Sums, PyTree], None]:
+            sums, batch_stats = carry
+            more, batch_stats = sums_of(state, batch_stats, normaliser, part)
+            return (jax.tree.map(jnp.add, sums, more), batch_stats), None
+
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), share)
         zeros = jax.tree.map(jnp.zeros_like, (state.params, normaliser, normaliser))
-        return jax.lax.scan(add_part, (zeros, state.batch_stats), parts, unroll=accumulate == 1)[0]
+        return jax.lax.scan(add_part, (zeros, state.batch_stats), parts)[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         if bool(state.ema) != bool(ema_decay):
