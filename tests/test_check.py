@@ -99,6 +99,13 @@ def test_every_kind_of_dirt(voc):
     assert json.loads(json.dumps(report.to_dict()))["boxes_by_class"] == {"bird": 0, "cat": 1, "dog": 3}
 
 
+def test_boxes_beyond_max_boxes_are_dirt(voc):
+    crowded(voc)
+    report = check(VOCFolder(voc, "many"), max_boxes=4)
+    assert report.dirt.pop("box beyond max_boxes = 4") == [f"d{i}.jpg" for i in range(20) for _ in range(2)]
+    assert "box beyond max_boxes = 6" not in check(VOCFolder(voc, "many"), max_boxes=6).dirt
+
+
 def test_a_clean_set_has_no_dirt(voc):
     (voc / "JPEGImages" / "b.png").write_bytes(encoded(".png", COLOURS))
     (voc / "JPEGImages" / "c.JPEG").write_bytes(encoded(".jpg", COLOURS))
@@ -159,6 +166,16 @@ def test_a_proposal_covers_better():
         propose(corners[:99], spec)
 
 
+def test_a_worse_proposal_is_not_made():
+    # One size is frequent and one is not: the fit, which weighs them alike, would give up a prior of the first.
+    corners = np.concatenate([boxes(400, 0.2, 0.24), boxes(40, 0.88, 0.9)])
+    coarse = PriorSpec(96, grids=(8,), steps=(12.0,), sizes=(20.0, 24.0), ratios=((),))
+    assert propose(corners, coarse) == coarse
+    fine = dataclasses.replace(coarse, grids=(16,), steps=(6.0,))
+    before, after = (coverage(corners, s)[-1] for s in (fine, propose(corners, fine)))
+    assert after.mean_iou > before.mean_iou and after.recall >= before.recall
+
+
 def test_a_perfect_spec_stays():
     spec = dataclasses.replace(linear_spec(96, (4,) * 2), ratios=((), ()))
     assert propose(corners_of(np.tile(make_priors(spec), (4, 1))), spec) == spec
@@ -185,6 +202,15 @@ def test_the_command_writes_what_it_says(voc, tmp_path, capsys):
     assert made.data.root == str(voc) and made.data.train == "many[:90%]" and made.data.max_boxes == 8
     spec = PriorSpec(**{k: v if k != "ratios" else tuple(map(tuple, v)) for k, v in made.spec.to_dict().items()})
     assert spec.grids == SSD300_VOC.grids and spec.sizes != SSD300_VOC.sizes
+
+
+def test_the_command_says_when_the_priors_cannot_be_bettered(voc, capsys, monkeypatch):
+    crowded(voc)
+    monkeypatch.setattr("ssd_jax.datasets.__main__.propose", lambda corners, spec: spec)
+    main(["check", "voc_folder", "many", f"--root={voc}", "--max_boxes=5"])
+    out = capsys.readouterr().out
+    assert "no sizes and ratios were found that cover these boxes better than those of ssd300_voc" in out
+    assert "20  box beyond max_boxes = 5: d0.jpg" in out
 
 
 def test_the_sheet():

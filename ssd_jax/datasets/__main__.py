@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None):
     checker.add_argument("--class_names", default="", help="comma-separated; all, unless given")
     checker.add_argument("--drop_other_classes", action="store_true")
     checker.add_argument("--spec", choices=SPECS, default="ssd300_voc", help="priors to judge")
+    checker.add_argument(
+        "--max_boxes", type=int, default=64, help="a config's data.max_boxes: what exceeds it is counted"
+    )
     checker.add_argument("--names", type=int, default=5, help="pictures to name of each kind of dirt")
     checker.add_argument("--json", type=Path, help="write the report, with all names, there")
     checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
@@ -72,7 +75,7 @@ def run(options: argparse.Namespace):
         class_names=tuple(name.strip() for name in options.class_names.split(",") if name.strip()),
         drop_other_classes=options.drop_other_classes,
     )
-    report = check(source)
+    report = check(source, max_boxes=options.max_boxes)
     print(report.text(options.names))
     if options.json:
         options.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
@@ -85,8 +88,11 @@ def run(options: argparse.Namespace):
     print(coverage_text(coverage(shapes, spec)))
     if len(shapes) >= 100:
         fitted = propose(shapes, spec)
-        print(f"\nfitted, sizes {fitted.sizes}, ratios {fitted.ratios}")
-        print(coverage_text(coverage(shapes, fitted)))
+        if fitted == spec:
+            print(f"\nno sizes and ratios were found that cover these boxes better than those of {options.spec}")
+        else:
+            print(f"\nfitted, sizes {fitted.sizes}, ratios {fitted.ratios}")
+            print(coverage_text(coverage(shapes, fitted)))
         if options.config:
             options.config.write_text(config_text(options, report, fitted))
             print(f"written to {options.config}")

@@ -60,12 +60,13 @@ class Report:
         return "\n".join(lines)
 
 
-def check(source: Any) -> Report:
+def check(source: Any, *, max_boxes: int = 64) -> Report:
     """Read every picture of a source once and report images, boxes, sizes, classes and dirt by kind.
 
     Kinds: what the source mended (see `BoxTable`), and: unreadable; EXIF-turned; grayscale, palette, alpha, CMYK;
-    16 bits; wrong extension; size disagrees with the annotation; same file as another; box twice; class without a
-    box. A source that is opened as `strict` does not get here.
+    16 bits; wrong extension; size disagrees with the annotation; same file as another; box twice; box beyond the
+    `max_boxes` of its picture, which training would leave out; class without a box. A source that is opened as
+    `strict` does not get here.
     """
     report = Report(tuple(source.class_names))
     first: dict[bytes, str] = {}
@@ -74,6 +75,8 @@ def check(source: Any) -> Report:
         example = source[index]
         name = example.file or example.image_id
         _count(report, example, name)
+        for _ in range(len(example.boxes) - max_boxes):
+            report.note(f"box beyond max_boxes = {max_boxes}", name)
         corners.append(example.boxes)
         if isinstance(example.image, bytes):
             _check_file(report, example, name, first)

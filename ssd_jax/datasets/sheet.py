@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from ssd_jax.augment import MEAN_COLOUR, AugmentOptions, augment
-from ssd_jax.batching import GREY, train_batches
-
-COLOURS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (240, 50, 230))
+from ssd_jax.batching import GREY, train_batches, warp
+from ssd_jax.datasets.colours import colour_of
 
 
 def sheet(
@@ -35,8 +34,7 @@ def sheet(
     for image, (h, w), boxes, labels in zip(
         batch["images"], batch["sizes"], batch["boxes"], batch["labels"], strict=True
     ):
-        warped = cv2.resize(image[:h, :w], (image_size, image_size), interpolation=cv2.INTER_LINEAR)
-        before.append(framed(warped, boxes, labels))
+        before.append(framed(warp(image[:h, :w], image_size), boxes, labels))
     return np.concatenate([np.concatenate(column) for column in [before, *columns]], axis=1)
 
 
@@ -47,7 +45,7 @@ def framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarr
     for box, label in zip(boxes, labels, strict=True):
         if label:
             x0, y0, x1, y1 = np.rint(box * sides).astype(int).tolist()
-            cv2.rectangle(drawn, (x0, y0), (x1 - 1, y1 - 1), COLOURS[(label - 1) % len(COLOURS)], 1)
+            cv2.rectangle(drawn, (x0, y0), (x1 - 1, y1 - 1), colour_of(label), 1)
     return cv2.copyMakeBorder(drawn, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
 
 

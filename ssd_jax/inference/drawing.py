@@ -5,13 +5,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ssd_jax.datasets.colours import colour_of
 from ssd_jax.inference.detector import Detections
-
-# Easily told apart on photographs, RGB; classes beyond the last colour start over.
-COLOURS = (
-    (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180),
-    (0, 128, 128), (240, 50, 230), (128, 128, 0), (170, 110, 40), (128, 0, 0),
-)  # fmt: skip
 
 
 def draw(
@@ -27,7 +22,7 @@ def draw(
     scale = max(canvas.shape[:2]) / 1000
     thickness, font = max(1, round(2 * scale)), max(0.4, 0.7 * scale)
     for box, score, label in reversed(list(zip(*detections, strict=True))):  # the best on top
-        colour = COLOURS[(label - 1) % len(COLOURS)]
+        colour = colour_of(label)
         x0, y0, x1, y1 = (round(float(v) * zoom) for v in box)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thickness)
         text = f"{class_names[label - 1]} {score:.2f}"
