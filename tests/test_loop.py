@@ -1,6 +1,7 @@
 """A run from start to end on a few small pictures: train, resume, evaluate, detect; and what users get wrong."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,14 @@ import tiny
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.inference import load_detector
-from ssd_jax.loop import evaluate, train
-from ssd_jax.loop.evaluation import table
+from ssd_jax.loop import evaluate, rehearse, train
+from ssd_jax.loop.build import build
+from ssd_jax.loop.evaluation import Evaluator, table
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.pictures import detect_pictures
+from ssd_jax.loop.trace import Trace
 from ssd_jax.loop.window import Window
+from ssd_jax.parallel import replicate
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +86,77 @@ def test_a_finished_run_has_nothing_left_to_do(workdir, data):
     before = (workdir / "metrics.jsonl").read_text()
     train(tiny.config(data), workdir)
     assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_the_best_checkpoint_is_the_one_that_evaluated_best(workdir):
+    scores = {line["step"]: line["eval/mAP"] for line in lines(workdir) if "eval/mAP" in line}
+    best = max(scores, key=scores.get)
+    assert load_detector(workdir, step="best").step == best
+    assert evaluate(workdir, step="best")["step"] == best
+
+
+def test_an_evaluation_that_was_cut_short_is_made_on_resuming(workdir, data, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "6" / "score.json").unlink()
+    train(tiny.config(data), tmp_path)
+    assert [line["step"] for line in lines(tmp_path) if "eval/mAP" in line] == [4, 6, 6]
+    assert (tmp_path / "checkpoints" / "6" / "score.json").exists()
+
+
+def test_averaged_weights_are_evaluated_saved_and_detected_with(data, tmp_path):
+    config = tiny.config(data, ema_decay=0.5, accumulate=1)
+    train(config, tmp_path)
+    with Checkpoints.of_run(tmp_path) as checkpoints:
+        state = checkpoints.restore(6, build(config).state)
+        loaded = checkpoints.restore_variables(6)
+    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(state.ema["params"]["loc0"]["conv"]["kernel"], state.params["loc0"]["conv"]["kernel"])
+    assert evaluate(tmp_path)["mAP"] == pytest.approx(lines(tmp_path)[-1]["eval/mAP"], abs=1e-6)
+    train(tiny.config(data, ema_decay=0.5, steps=7, eval_every=0), tmp_path)  # resumes with the averages
+    with pytest.raises(ValueError, match="ema"):
+        train(tiny.config(data, steps=8), tmp_path)
+
+
+def test_a_rehearsal_tells_memory_and_time_and_writes_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = rehearse(tiny.config(data), steps=2)
+    assert re.search(r"^compiled in [\d.]+ s$", text, re.MULTILINE)
+    assert re.search(
+        r"^memory of a device: [\d.]+ GB for state and batch, [\d.]+ GB while a step", text, re.MULTILINE
+    )
+    assert re.search(r"^a step takes [\d.]+ s, [\d.]+ images a second", text, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_of_a_few_steps_is_recorded_when_asked_for(tmp_path):
+    with Trace(tmp_path / "none", count=0) as trace:
+        for _ in range(3):
+            trace.before_step(np.zeros(2))
+    assert not (tmp_path / "none").exists()
+    for steps in (2, 9):  # a run may end before the recording does
+        with Trace(tmp_path / f"{steps}", skip=1, count=3) as trace:
+            for _ in range(steps):
+                trace.before_step(jax.numpy.zeros(2))
+        assert list((tmp_path / f"{steps}").rglob("*.xplane.pb"))
+
+
+def test_evaluation_compiles_once(workdir, data, caplog):
+    config = tiny.config(data)
+    run = build(config)
+    evaluator = Evaluator(run.model, run.eval_source, batch_size=4, samples=3)
+    state = replicate(run.state)
+    compiled = []
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for _ in range(2):
+            caplog.clear()
+            evaluator(state.variables)
+            messages = [record.getMessage() for record in caplog.records]
+            compiled.append(sum(message.startswith("Finished XLA compilation") for message in messages))
+    assert compiled == [1, 0]
+    drawings = evaluator.drawings(score=0.0)
+    assert list(drawings) == ["picture-8", "picture-9", "picture-10"]
+    assert all(drawing.dtype == np.uint8 for drawing in drawings.values())
 
 
 def test_evaluation_counts_every_picture_once_and_writes_what_it_says(workdir):
@@ -167,6 +242,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0}
         window.add(step, metrics, {"index": np.array([step - 4, step - 3]), "left_out": np.zeros(2, int)})
     with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on picture-4, picture-5; lower"):
+        window.close()
+
+
+def test_a_few_steps_that_are_not_finite_may_be_left_out():
+    window = Window(tiny.Pictures(), batch_size=2, max_skipped=2)
+
+    def add(step, loss):
+        metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0, "positives": 6}
+        window.add(step, metrics | {"skipped": 0.0}, {"index": np.array([1, 2]), "left_out": np.array([0, 3])})
+
+    for step, loss in enumerate((1.0, np.nan, 3.0), start=1):
+        add(step, loss)
+    means = window.close()
+    assert (means["loss"], means["skipped_steps"], means["positives_per_image"]) == (2.0, 1, 3.0)
+    assert means["objects_left_out"] == 9
+    add(4, np.inf)
+    assert window.close()["skipped_steps"] == 2
+    add(5, np.inf)
+    with pytest.raises(
+        FloatingPointError, match=r"at step 5, on picture-1, picture-2; max_skipped allows 2 such steps"
+    ):
         window.close()
 
 
