@@ -104,7 +104,7 @@ def make_train_step(
         images = len(share[0])
         if images % accumulate:
             raise ValueError(f"accumulate must divide the {images} images of a device, got {accumulate}")
-        if accumulate == 1:  # a loop of one turn would still keep a CPU from running its convolutions on all cores
+        if accumulate == 1:
             return sums_of(state, state.batch_stats, normaliser, share)
 
         def add_part(carry: tuple[Sums, PyTree], part: tuple[jax.Array, ...]) -> tuple[tuple[Sums, PyTree], None]:
@@ -114,7 +114,9 @@ def make_train_step(
 
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), share)
         zeros = jax.tree.map(jnp.zeros_like, (state.params, normaliser, normaliser))
-        return jax.lax.scan(add_part, (zeros, state.batch_stats), parts)[0]
+        # Inside a loop, XLA's CPU code takes some twenty times longer for the gradients of the kernels.
+        unroll = jax.default_backend() == "cpu"
+        return jax.lax.scan(add_part, (zeros, state.batch_stats), parts, unroll=unroll)[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         if bool(state.ema) != bool(ema_decay):
