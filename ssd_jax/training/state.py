@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssd_jax.model import SSD
+from ssd_jax.model import SSD, initialise
 
 PyTree = Any
 
@@ -36,10 +36,7 @@ def create_state(
     key: jax.Array, model: SSD, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
     """Initialise parameters, BatchNorm statistics and optimiser, and with `ema` their average."""
-    size = model.spec.image_size
-    # Run once: to optimise its many random draws would take longer than everything else before the first step.
-    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
-    variables = init(key, jnp.zeros((1, size, size, 3)))
+    variables = initialise(model, key)
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
