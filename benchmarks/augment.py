@@ -15,6 +15,7 @@ import caffe_augment
 import cv2
 import jax
 import numpy as np
+from timing import machine, seconds
 
 from ssd_jax.augment import INTERPOLATIONS, NO_AUGMENTATION, AugmentOptions, augment
 
@@ -45,11 +46,7 @@ def device_ms(batch, image_size, options, repeat):
     count = len(batch[0])
     batch = jax.device_put(batch)
     keys = jax.random.split(jax.random.key(0), (repeat + 2, count))
-    times = []
-    for i in range(repeat + 2):
-        start = time.perf_counter()
-        jax.block_until_ready(f(keys[i], *batch))
-        times.append(time.perf_counter() - start)
+    times = [seconds(lambda key=key: f(key, *batch)) for key in keys]
     return 1000 * np.median(times[2:]) / count
 
 
@@ -75,7 +72,7 @@ def main():
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
 
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {arguments.batch}")
+    print(f"{machine()}; batch {arguments.batch}")
     print(f"{'canvas':>6} {'size':>5}  {'options':28} {'device':>10} {'host':>10} {'ratio':>7} {'of a step':>10}")
     for (canvas, image_size), size in SIZES.items():
         batch = pictures(arguments.batch, canvas, size)

@@ -7,12 +7,11 @@ of each and its ratio to ours. The naive formulations give the same answers as o
 """
 
 import argparse
-import platform
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import Table, best_times, machine
 
 from ssd_jax import box, loss
 
@@ -182,19 +181,7 @@ def predictions(images, classes, *, trained, seed=0):
     return boxes, np.array(jax.nn.softmax(logits, axis=-1))
 
 
-# Timing.
-
-
-def best_times(variants, repeats):
-    """Least seconds of each variant over rounds in which each runs once; the first, uncounted, compiles."""
-    times = {name: [] for name in variants}
-    for i in range(repeats + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if i:
-                times[name].append(time.perf_counter() - start)
-    return {name: min(seconds) for name, seconds in times.items()}
+# Comparison.
 
 
 def same(ours, naive):
@@ -202,25 +189,20 @@ def same(ours, naive):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-class Table:
-    """Rows of milliseconds an image, printed as they come."""
+class Comparison(Table):
+    """Rows of milliseconds an image."""
 
     def __init__(self, repeats):
-        self.repeats, self.lines = repeats, []
-        self.write("| what | images | ours, ms an image | naive / ours | torch / ours |")
-        self.write("|---|---|---|---|---|")
+        super().__init__("what", "images", "ours, ms an image", "naive / ours", "torch / ours")
+        self.repeats = repeats
 
-    def write(self, line):
-        print(line, flush=True)
-        self.lines.append(line)
-
-    def row(self, what, images, ours, naive=None, other=None):
+    def compare(self, what, images, ours, naive=None, other=None):
         if naive is not None:
             same(ours(), naive())
         variants = {"ours": ours, "naive": naive, "torch": other if torch else None}
         times = best_times({name: run for name, run in variants.items() if run}, self.repeats)
         ratios = [f"{times[k] / times['ours']:.2f}" if k in times else "-" for k in ("naive", "torch")]
-        self.write(f"| {what} | {images} | {times['ours'] / images * 1e3:.3f} | {ratios[0]} | {ratios[1]} |")
+        self.row(what, images, f"{times['ours'] / images * 1e3:.3f}", *ratios)
 
 
 def batched(function, *arguments):
@@ -244,12 +226,11 @@ def main():
     parser.add_argument("--markdown", help="also write the table to this file")
     parser.add_argument("--quick", action="store_true", help="leave out the slow rows and how cost grows")
     options = parser.parse_args()
-    device = jax.devices()[0]
-    table = Table(options.repeats)
+    table = Comparison(options.repeats)
 
     for count in (8, 100):
         corners, labels = ground_truth(32, count)
-        table.row(
+        table.compare(
             f"match, {count} boxes",
             32,
             batched(lambda c, v: box.match(c, v, PRIORS), corners, labels > 0),
@@ -258,7 +239,7 @@ def main():
         )
     losses = np.random.default_rng(0).exponential(size=(32, P)).astype(np.float32)
     positive = np.random.default_rng(1).uniform(size=(32, P)) < 0.005
-    table.row(
+    table.compare(
         "mining",
         32,
         batched(loss.hard_negatives, losses, positive),
@@ -270,7 +251,7 @@ def main():
     arguments = jax.device_put((corners, labels, offsets, logits))
     ours = with_gradient(lambda c, l: box.assign(c, l, PRIORS), loss.multibox_loss)
     naive = with_gradient(naive_assign, naive_loss)
-    table.row(
+    table.compare(
         "match + loss, forward + backward, 8 boxes",
         32,
         lambda: ours(*arguments),
@@ -283,7 +264,7 @@ def main():
                 continue
             for trained in (True, False):
                 boxes, scores = predictions(images, classes, trained=trained)
-                table.row(
+                table.compare(
                     f"multiclass NMS, {classes - 1} classes, {'trained' if trained else 'untrained'}",
                     images,
                     batched(lambda b, s: box.multiclass_nms(b, s)[:2], boxes, scores),
@@ -292,7 +273,7 @@ def main():
                 )
     if not options.quick:
         growth(table)
-    lines = [f"{device.device_kind}, jax {jax.__version__}, Python {platform.python_version()}", "", *table.lines]
+    lines = [machine(*(["torch"] if torch else [])), "", *table.lines]
     if options.markdown:
         with open(options.markdown, "w") as file:
             file.write("\n".join(lines) + "\n")
@@ -302,26 +283,26 @@ def growth(table):
     """How the cost an image grows with G, P, C and B: no step worse than linear in B and P."""
     for count in (8, 16, 32, 64, 128):
         corners, labels = ground_truth(8, count)
-        table.row(f"match, G = {count}", 8, batched(lambda c, v: box.match(c, v, PRIORS), corners, labels > 0))
+        table.compare(f"match, G = {count}", 8, batched(lambda c, v: box.match(c, v, PRIORS), corners, labels > 0))
     corners, labels = ground_truth(8, 16)
     for spec in (box.SSD300_VOC, box.SSD512_VOC, box.linear_spec(1024, (128, 64, 32, 16, 8, 4, 2))):
         priors = box.make_priors(spec)
         match = batched(lambda c, v, priors=priors: box.match(c, v, priors), corners, labels > 0)
-        table.row(f"match, P = {len(priors)}", 8, match)
+        table.compare(f"match, P = {len(priors)}", 8, match)
     for priors in (P, 2 * P, 4 * P):
         losses = np.random.default_rng(0).exponential(size=(8, priors)).astype(np.float32)
         positive = losses < 0.005
-        table.row(f"mining, P = {priors}", 8, batched(loss.hard_negatives, losses, positive))
+        table.compare(f"mining, P = {priors}", 8, batched(loss.hard_negatives, losses, positive))
     for classes in (11, 21, 41, 81):
         boxes, scores = predictions(4, classes, trained=True)
-        table.row(f"multiclass NMS, C = {classes}", 4, batched(box.multiclass_nms, boxes, scores))
+        table.compare(f"multiclass NMS, C = {classes}", 4, batched(box.multiclass_nms, boxes, scores))
     for images in (1, 4, 16, 64):
         corners, labels = ground_truth(images, 16)
         match = batched(lambda c, v: box.match(c, v, PRIORS), corners, labels > 0)
-        table.row("match, G = 16, by batch", images, match)
+        table.compare("match, G = 16, by batch", images, match)
     for images in (1, 4, 16):
         boxes, scores = predictions(images, 21, trained=True)
-        table.row("multiclass NMS, by batch", images, batched(box.multiclass_nms, boxes, scores))
+        table.compare("multiclass NMS, by batch", images, batched(box.multiclass_nms, boxes, scores))
 
 
 if __name__ == "__main__":
