@@ -39,10 +39,10 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
       ValueError: for data or a config that cannot be used, or a workdir that holds another model's checkpoint.
       FloatingPointError: when the loss is no longer finite; the newest checkpoint is from before.
     """
+    run = build(config)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     writes = jax.process_index() == 0
-    run = build(config)
     evaluator = Evaluator(
         run.model,
         run.eval_source,
@@ -83,6 +83,9 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 unreadable.count(batch)
                 state, metrics = run.advance(state, batch)
                 window.add(step, metrics, batch)
+                if step == start + 1:  # which was compiled: no time of a step
+                    jax.block_until_ready(metrics)
+                    window.restart()
 
                 saves = due(step, config.save_every) or step == config.steps or evaluates(step)
                 stops = interruption.requested is not None

@@ -56,8 +56,9 @@ class Window:
         means.pop("skipped", None)
         if self._max_skipped:
             means["skipped_steps"] = self._skipped
-        means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
-        means["data_wait"] = self._waited / seconds
+        if len(fetched) > self._timed:
+            means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
+            means["data_wait"] = self._waited / seconds
         means["objects_left_out"] = self._left_out  # by max_boxes, since the start
         memory = jax.local_devices()[0].memory_stats()
         if memory:  # a CPU has none of its own
