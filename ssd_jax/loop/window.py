@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ssd_jax.batching import Source
+from ssd_jax.parallel import of_every_process
 
 
 class Window:
@@ -41,7 +42,7 @@ class Window:
         self._left_out += int(batch["left_out"].sum())
 
     def close(self) -> dict[str, float]:
-        """Return the averages, and start over.
+        """Return the averages, and start over. All processes do so at the same step.
 
         Raises:
           FloatingPointError: where a step's loss or gradient is not finite, unless it is one of the `max_skipped`
@@ -59,7 +60,7 @@ class Window:
         if len(fetched) > self._timed:
             means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
             means["data_wait"] = self._waited / seconds
-        means["objects_left_out"] = self._left_out  # by max_boxes, since the start
+        means["objects_left_out"] = sum(of_every_process(self._left_out))  # by max_boxes, since the start
         memory = jax.local_devices()[0].memory_stats()
         if memory:  # a CPU has none of its own
             means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
