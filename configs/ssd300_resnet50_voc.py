@@ -1,4 +1,4 @@
-"""SSD300 on ResNet-50 in place of VGG16, the network of NVIDIA's SSD300, by the paper's recipe on PASCAL VOC.
+"""SSD300 on ResNet-50 in place of VGG16, the network of NVIDIA's SSD300, by the paper's recipe and NVIDIA's warm-up.
 
     python train.py --config=configs/ssd300_resnet50_voc.py --workdir=runs/resnet50_voc \
         --config.data.root=VOCdevkit --config.init_from=resnet50-0676ba61.pth
@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config = ssd300_voc.get_config().unlock()
     config.model.trunk = "resnet50"
     config.model.norm = "batch"
+    config.schedule.warmup_steps = 300
     return config.lock()

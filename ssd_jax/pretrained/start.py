@@ -86,11 +86,12 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
     if len(class_names) != weights.model.num_classes - 1:
         raise ValueError(f"the weights have {weights.model.num_classes - 1} classes, got {len(class_names)} names")
     params = unflatten_dict(_initial(weights) | weights.params, sep="/")
+    batch_stats = unflatten_dict(weights.batch_stats, sep="/")
     description = {"model": describe(weights.model), "class_names": list(class_names)}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
             raise ValueError(f"{workdir} holds a checkpoint already: choose another --workdir")
-        checkpoints.save(0, {"step": np.int32(0), "params": params, "batch_stats": {}}, description)
+        checkpoints.save(0, {"step": np.int32(0), "params": params, "batch_stats": batch_stats}, description)
     data = DATA[weights.dataset] | {
         "root": root,
         "class_names": list(class_names),

@@ -9,8 +9,10 @@ import pytest
 import tiny
 from flax.traverse_util import flatten_dict
 
+from configs import ssd300_resnet50_voc
 from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC
+from ssd_jax.loop.build import build_model
 from ssd_jax.loop.fit import check_same_run
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.model.summary import summarize
@@ -55,6 +57,11 @@ def test_maps_of_ssd300_are_the_trunks_one_and_five_more():
     sides, channels = (38, 19, 10, 5, 3, 1), (1024, 512, 512, 256, 256, 256)
     assert [shapes[name] for name in maps] == [(s, s, c) for s, c in zip(sides, channels, strict=True)]
     assert not any("conv4_3_norm" in name for name in shapes)
+
+
+def test_the_config_is_of_it():
+    wanted = SSD(21, SSD300_VOC, trunk="resnet50", norm="batch")
+    assert build_model(ssd300_resnet50_voc.get_config(), 21) == wanted
 
 
 def test_ssd512s_grids():
