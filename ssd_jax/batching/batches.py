@@ -184,12 +184,13 @@ class _Reader:
 
 def _load_batch(load: Callable[[int], Row], indices: np.ndarray, size: int) -> Batch:
     """Rows in arrays. Each picture, of its own size, goes to the top left of its canvas while the cache is warm."""
-    images = np.zeros((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
+    images = np.empty((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
     rows = []
     for canvas, index in zip(images, indices.tolist(), strict=True):
         row = load(index)
         h, w, _ = row["images"].shape
         canvas[:h, :w] = row["images"]
+        canvas[:h, w:] = canvas[h:] = 0
         rows.append({name: array for name, array in row.items() if name != "images"})
     return {"images": images} | {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
