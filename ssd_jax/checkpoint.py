@@ -1,8 +1,9 @@
 """Checkpoints of a run: its state, and what inference must know to use it. The only file that imports orbax."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,19 @@ class Checkpoints:
         return cls(inside if inside.is_dir() else directory, create=False)
 
     def save(self, step: int, state: PyTree, description: dict[str, Any]) -> None:
-        """Start saving in the background; a step that is already there is left as it is."""
+        """Start saving in the background; a step that is already there is left as it is.
+
+        Raises:
+          OSError: in one line, if this or the last one cannot be written, here or from `wait`, `rate` or `close`.
+        """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(to_state_dict(jax.device_get(state))),
-                description=ocp.args.JsonSave(description),
-            ),
+        item = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(to_state_dict(jax.device_get(state))),
+            description=ocp.args.JsonSave(description),
         )
+        with self._writing():
+            self._manager.save(step, args=item)
 
     def rate(self, step: int, score: float) -> None:
         """Note how good the checkpoint of `step` is, the higher the better: the best is kept for as long as it is."""
@@ -135,11 +139,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when every save that was started is complete."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, then release the manager's threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         """Close at the end of the context."""
@@ -151,6 +157,14 @@ class Checkpoints:
 
     def _score_file(self, step: int) -> Path:
         return self.directory / str(step) / "score.json"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:  # tensorstore says ValueError when the disk is full
+            reason = str(error).splitlines()[0]
+            raise OSError(f"cannot save a checkpoint in {self.directory}, those there are whole: {reason}") from error
 
     def _tree(self, step: int) -> dict[str, PyTree]:
         return self._manager.item_metadata(step)["state"].tree

@@ -78,6 +78,21 @@ def test_another_optimiser_is_one_line(saved):
         saved.restore(3, state_of(0, optimizer=tiny.adamw()))
 
 
+@pytest.mark.parametrize("method", ["save", "wait_until_finished", "close"])
+def test_a_full_disk_is_one_line_and_leaves_what_is_there(saved, method, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand more")
+
+    ours = {"save": lambda: saved.save(4, state_of(4), DESCRIPTION), "close": saved.close}.get(method, saved.wait)
+    with monkeypatch.context() as patched:
+        patched.setattr(saved._manager, method, fail)
+        with pytest.raises(
+            OSError, match=r"^cannot save a checkpoint in .*, those .*: RESOURCE_EXHAUSTED: .* device$"
+        ):
+            ours()
+    assert_equal(saved.restore(3, state_of(0)), state_of(3))
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoints: there is no folder .*nowhere"):
         Checkpoints(tmp_path / "nowhere", create=False)
