@@ -10,7 +10,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs import ssd300_voc
+from configs import voc_folder
+from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import PriorSpec
 
 SPEC = PriorSpec(
@@ -23,7 +24,7 @@ SPEC = PriorSpec(
 
 
 def get_config() -> ConfigDict:
-    config = ssd300_voc.get_config().unlock()
+    config = voc_folder.get_config().unlock()
     config.steps = 3_000
     config.batch_size = 8
     config.log_every = 100
@@ -39,26 +40,11 @@ def get_config() -> ConfigDict:
 
     config.spec = ConfigDict(dataclasses.asdict(SPEC))
 
-    # From scratch a VGG learns only with normalisation, and needs AdamW's rate for each weight.
     config.model.width = 0.125
-    config.model.norm = "batch"
     config.model.l2_scale = 8.0
-    config.model.kernel_init = "he"
-    config.model.head_init = "normal"
-    config.optimizer.kind = "adamw"
-    config.optimizer.weight_decay = 1e-2
-    config.schedule.kind = "cosine"
     config.schedule.learning_rate = 5e-3
     config.schedule.warmup_steps = 150
 
     # Every picture is drawn anew and seen once or twice: it needs no distortion.
-    config.augment.update(
-        brightness_probability=0.0,
-        contrast_probability=0.0,
-        saturation_probability=0.0,
-        hue_probability=0.0,
-        expand_probability=0.0,
-        crop_min_ious=(),
-        interpolations=("linear",),
-    )
+    config.augment = ConfigDict(dataclasses.asdict(dataclasses.replace(NO_AUGMENTATION, mirror_probability=0.5)))
     return config.lock()

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.data.eval = "val"
     config.data.max_boxes = 32
 
+    # From scratch a VGG learns only with normalisation, and needs AdamW's rate for each weight.
     config.model.width = 0.25
     config.model.norm = "batch"
     config.model.l2_scale = 10.0
