@@ -14,6 +14,7 @@ import argparse
 import gc
 import os
 import sys
+from pathlib import Path
 
 # Else JAX takes three quarters of a GPU's memory, and PyTorch has too little for the same batch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
@@ -151,23 +152,24 @@ def batch_of(size):
 
 
 def import_torchvision():
-    """torchvision, or None; its compiled operators are declared where they are missing, since training needs none."""
+    """torchvision, or None; its compiled operators are declared where they do not load, since training needs none."""
     try:
         import torch
     except ImportError:
         return None
     try:
+        import torchvision
+    except ImportError:
+        return None
+    except RuntimeError:  # "operator torchvision::nms does not exist"
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("_cuda_version() -> int")
         import_torchvision.library = library  # which forgets its definitions when it is deleted
-    except RuntimeError:  # they are there
-        pass
-    try:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
         import torchvision
-    except ImportError:
-        return None
     return torchvision
 
 
@@ -267,7 +269,7 @@ def cell(table, split, size, batch_size, dtype, peak, torchvision, options):
         f"{rates['ours'] / rates['theirs']:.2f}" if "theirs" in rates else "-",
         f"{batch_size / from_files:.2f}" if from_files else "-",
     )
-    parts = unless_too_large(lambda: ours.parts(options.repeats))
+    parts = not options.no_parts and unless_too_large(lambda: ours.parts(options.repeats))
     if parts:
         ms = [1e3 * parts[part] for part in PARTS]
         split.append((*name, *[f"{t:.1f}" for t in ms], f"{1e3 * took['ours'] - sum(ms):.1f}"))
@@ -282,6 +284,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=5 if on_gpu() else 3)
     parser.add_argument("--input", action="store_true", help="measure with the input pipeline too")
     parser.add_argument("--no-torch", action="store_true", help="leave torchvision out")
+    parser.add_argument(
+        "--no-parts", action="store_true", help="leave out the parts, which take as long to compile again"
+    )
     parser.add_argument("--markdown", help="also write the tables to this file")
     options = parser.parse_args()
     torchvision = None if options.no_torch or options.width != 1 else import_torchvision()
@@ -300,13 +305,16 @@ def main():
             for batch_size in options.batch:
                 cell(table, split, size, batch_size, dtype, peaks[dtype], torchvision, options)
                 release_memory()
-    print("\nms of each part of a step, compiled by itself; backward is what it adds to forward and loss\n")
-    parts = Table("model", "type", "batch", *PARTS, "step less parts")
-    for row in split:
-        parts.row(*row)
+    lines += ["", *table.lines]
+    if split:
+        note = "ms of each part of a step, compiled by itself; backward is what it adds to forward and loss"
+        print("", note, "", sep="\n")
+        parts = Table("model", "type", "batch", *PARTS, "step less parts")
+        for row in split:
+            parts.row(*row)
+        lines += ["", note, "", *parts.lines]
     if options.markdown:
-        with open(options.markdown, "w") as file:
-            file.write("\n".join([*lines, "", *table.lines, "", *parts.lines]) + "\n")
+        Path(options.markdown).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
