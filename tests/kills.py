@@ -20,7 +20,7 @@ from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS_A_KILL = 60
+STEPS_A_KILL = 40
 
 
 def command(workdir, steps):
@@ -60,11 +60,11 @@ def finish(process):
         raise RuntimeError(f"the run ended with {process.returncode}:\n{errors}")
 
 
-def interrupted_run(workdir, *, kills, number, steps, seed):
-    """Run to the end through `kills` signals at random moments; return how many hit a running process."""
+def interrupted_run(workdir, *, signals, steps, seed):
+    """Run to the end through `signals` at random moments; return how many hit a running process."""
     moments = random.Random(seed)
     hits = 0
-    for _ in range(kills):
+    for number in signals:
         process = start(workdir, steps)
         until_it_logs(process, workdir / "metrics.jsonl")
         time.sleep(moments.uniform(0, 0.5))
@@ -81,13 +81,13 @@ def final_state(workdir, steps):
         return checkpoints.restore_variables(steps)
 
 
-def compare(*, kills, number, seed=0):
-    """Return how many signals hit, and whether both ends are equal bit by bit."""
-    steps = STEPS_A_KILL * (kills + 1)
+def compare(signals, *, seed=0):
+    """Return how many of the signals hit, and whether both ends are equal bit by bit."""
+    steps = STEPS_A_KILL * (len(signals) + 1)
     with tempfile.TemporaryDirectory() as folder:
         straight, interrupted = Path(folder) / "straight", Path(folder) / "interrupted"
         finish(start(straight, steps))
-        hits = interrupted_run(interrupted, kills=kills, number=number, steps=steps, seed=seed)
+        hits = interrupted_run(interrupted, signals=signals, steps=steps, seed=seed)
         ends = [jax.tree.leaves(final_state(workdir, steps)) for workdir in (straight, interrupted)]
     return hits, all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 
@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--signal", default="SIGKILL", choices=("SIGKILL", "SIGTERM", "SIGINT"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    hits, equal = compare(kills=arguments.kills, number=signal.Signals[arguments.signal], seed=arguments.seed)
+    hits, equal = compare([signal.Signals[arguments.signal]] * arguments.kills, seed=arguments.seed)
     print(f"{hits} of {arguments.kills} {arguments.signal} hit a running process; the parameters are", end=" ")
     print("bit-equal to those of the straight run" if equal else "NOT those of the straight run")
     sys.exit(not equal)
