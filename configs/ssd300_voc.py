@@ -13,11 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import SSD300_VOC
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+from ssd_jax.classes import VOC
 
 
 def get_config() -> ConfigDict:
@@ -37,7 +33,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "voc_folder"
     config.data.root = ""  # holds VOC2007/ and VOC2012/, as VOC's archives unpack; docs/data.md has other layouts
-    config.data.class_names = VOC_CLASSES  # () finds them in the annotations
+    config.data.class_names = VOC  # () finds them in the annotations
     config.data.drop_other_classes = False  # objects of other classes are an error
     config.data.strict = False  # what is wrong with the data is mended or left out, and reported; True: an error
     config.data.train = "VOC2007:trainval+VOC2012:trainval"

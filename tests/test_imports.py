@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ssd_jax"
 
 # From the bottom to the top: a room imports only rooms before it.
 ORDER = [
-    *("atomic", "command"),
+    *("atomic", "classes", "command"),
     *("box", "loss", "metrics", "augment", "model", "checkpoint", "pretrained"),
     *("batching", "datasets", "parallel", "inference", "training", "loop"),
 ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from configs.ssd300_voc import VOC_CLASSES
 from ssd_jax.batching import Example, decode
+from ssd_jax.classes import VOC
 from ssd_jax.datasets import Examples, open_source
 from ssd_jax.datasets.check import check
 from ssd_jax.loop import evaluate, train
@@ -37,7 +37,7 @@ def voc2007(split):
         corners = rows[:, :4] / np.float32([width, height, width, height])
         hard = np.array(difficult[name].split(), int) > 0
         examples.append(Example(name, image, corners, 1 + rows[:, 4].astype(np.int32), hard, file=name))
-    return Examples(examples, VOC_CLASSES, inclusive=True)
+    return Examples(examples, VOC, inclusive=True)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_an_epoch(name, request, tmp_path, caplog, capsys):
     if not (SHARED / name).is_dir():
         pytest.skip(f"no {name} in {SHARED}")
     root = request.getfixturevalue("voc2012") if folder is None else SHARED / folder if folder else ""
-    options = {"root": root, "class_names": VOC_CLASSES} if name.startswith("voc") else {"root": root}
+    options = {"root": root, "class_names": VOC} if name.startswith("voc") else {"root": root}
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         report = check(open_source(kind, f"{training}+{evaluation}", **options))
     assert (report.images, report.boxes) == (pictures, boxes)

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from ssd_jax.batching import Example, decode
+from ssd_jax.classes import COCO_IDS
 from ssd_jax.datasets.boxes import INVERTED, NO_SIZE
 from ssd_jax.datasets.coco import annotation
 from ssd_jax.datasets.headers import read_header
-
-NO_CATEGORY = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of COCO's ids from 1 to 90, which TFDS does not keep
-COCO_IDS = tuple(k for k in range(1, 91) if k not in NO_CATEGORY)
 
 
 class TFDS:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssd_jax.classes import NAMES
 from ssd_jax.command import command
-from ssd_jax.pretrained.classes import NAMES
 from ssd_jax.pretrained.convert import PIXELS
 from ssd_jax.pretrained.start import write_workdir
 from ssd_jax.pretrained.weights import load

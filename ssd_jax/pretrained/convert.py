@@ -7,6 +7,7 @@ import numpy as np
 
 from ssd_jax.box import VARIANCES, PriorSpec, make_priors
 from ssd_jax.model import MEAN_COLOUR
+from ssd_jax.model.resnet import IMAGENET_MEAN
 
 # What a network's first layer is fed.
 PIXELS = {
@@ -14,8 +15,7 @@ PIXELS = {
     "bgr": "BGR of 0 to 255 minus the mean colour, as in Caffe",
     "imagenet": "RGB of 0 to 1, minus torchvision's mean, over its deviation",
 }
-TORCHVISION_MEAN = (0.485, 0.456, 0.406)
-TORCHVISION_DEVIATION = (0.229, 0.224, 0.225)
+IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 def kernel_from(weight: np.ndarray) -> np.ndarray:
@@ -38,10 +38,9 @@ def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> 
     if pixels == "bgr":
         return kernel[:, :, ::-1], bias
     if pixels == "imagenet":
-        mean, deviation = (255 * np.asarray(v, np.float64) for v in (TORCHVISION_MEAN, TORCHVISION_DEVIATION))
-        kernel = kernel / deviation[:, None]
+        kernel = kernel / np.asarray(IMAGENET_DEVIATION)[:, None]
         if bias is not None:
-            bias = bias + np.sum(kernel * (np.asarray(MEAN_COLOUR) - mean)[:, None], axis=(0, 1, 2))
+            bias = bias + np.sum(kernel * np.subtract(MEAN_COLOUR, IMAGENET_MEAN)[:, None], axis=(0, 1, 2))
     return kernel, bias
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, PriorSpec
+from ssd_jax.classes import COCO_IDS, NAMES
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
-from ssd_jax.pretrained.classes import COCO_IDS, NAMES
 from ssd_jax.pretrained.files import read_tensors
 from ssd_jax.pretrained.layouts import LAYOUTS, Layout
 

@@ -13,9 +13,9 @@ import reference
 from writers import pth
 
 import ssd_jax.pretrained.__main__ as command
+from ssd_jax.classes import COCO, COCO_IDS
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.pretrained import load
-from ssd_jax.pretrained.classes import COCO, COCO_IDS
 
 ROOT = Path(__file__).parents[2]
 

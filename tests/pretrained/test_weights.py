@@ -12,13 +12,14 @@ from flax.traverse_util import flatten_dict
 from writers import caffemodel, pth
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC
+from ssd_jax.classes import COCO, COCO_IDS, VOC
 from ssd_jax.inference import load_detector
 from ssd_jax.loop import load_config
 from ssd_jax.model import SSD
+from ssd_jax.model.resnet import IMAGENET_MEAN
 from ssd_jax.pretrained import export_torchvision, load, start_from, write_workdir
 from ssd_jax.pretrained.__main__ import class_names, run
-from ssd_jax.pretrained.classes import COCO, COCO_IDS, VOC
-from ssd_jax.pretrained.convert import PIXELS, TORCHVISION_DEVIATION, TORCHVISION_MEAN
+from ssd_jax.pretrained.convert import IMAGENET_DEVIATION, PIXELS
 
 WIDTH = reference.WIDTH
 
@@ -105,9 +106,9 @@ def test_torchvisions_vgg16_has_its_deviation_folded_and_its_classifier_subsampl
     assert weights.params["trunk/fc7/conv/kernel"][0, 0, 3, 5] == tensors["classifier.3.weight"][20, 12]
     first, bias = (weights.params[f"trunk/conv1_1/conv/{leaf}"] for leaf in ("kernel", "bias"))
     theirs = tensors["features.0.weight"]
-    np.testing.assert_allclose(first[0, 1, 2], theirs[:, 2, 0, 1] / (255 * TORCHVISION_DEVIATION[2]), rtol=1e-6)
+    np.testing.assert_allclose(first[0, 1, 2], theirs[:, 2, 0, 1] / IMAGENET_DEVIATION[2], rtol=1e-6)
     # A picture of the mean colour everywhere, (123, 117, 104), is zero for us.
-    black = (np.array([123, 117, 104]) / 255 - TORCHVISION_MEAN) / TORCHVISION_DEVIATION
+    black = np.subtract((123, 117, 104), IMAGENET_MEAN) / IMAGENET_DEVIATION
     expected = tensors["features.0.bias"] + np.einsum("oihw,i->o", theirs, black)
     np.testing.assert_allclose(bias, expected, rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""The classes that published detectors know, in the order of their labels."""
+"""The classes of PASCAL VOC and COCO, in the order of the labels that published detectors give them."""
 
 VOC = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
