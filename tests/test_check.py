@@ -21,6 +21,7 @@ from ssd_jax.datasets.check import check
 from ssd_jax.datasets.fit import best_iou, cluster, coverage, propose
 from ssd_jax.datasets.headers import read_header
 from ssd_jax.datasets.sheet import sheet
+from ssd_jax.loop.build import open_source
 
 voc = pytest.fixture(name="voc")(test_voc.root.__wrapped__)
 PICTURE = test_voc.PICTURE
@@ -194,7 +195,8 @@ def crowded(root):
 def test_the_command_writes_what_it_says(voc, tmp_path, capsys):
     crowded(voc)
     config, report = tmp_path / "mine.py", tmp_path / "report.json"
-    main(["check", "voc_folder", "many[:90%]", f"--root={voc}", f"--config={config}", f"--json={report}"])
+    written = [f"--config={config}", "--eval=many[90%:]", f"--json={report}"]
+    main(["check", "voc_folder", "many[:90%]", f"--root={voc}", *written])
     out = capsys.readouterr().out
     assert "images      18" in out and "ssd300_voc, sizes (30, 60" in out and "fitted, sizes" in out
     assert json.loads(report.read_text())["boxes"] == 108
@@ -202,6 +204,14 @@ def test_the_command_writes_what_it_says(voc, tmp_path, capsys):
     assert made.data.root == str(voc) and made.data.train == "many[:90%]" and made.data.max_boxes == 8
     spec = PriorSpec(**{k: v if k != "ratios" else tuple(map(tuple, v)) for k, v in made.spec.to_dict().items()})
     assert spec.grids == SSD300_VOC.grids and spec.sizes != SSD300_VOC.sizes
+    assert len(open_source(made.data, made.data.train)) == 18
+    assert open_source(made.data, made.data.eval).class_names == made.data.class_names
+
+
+def test_a_config_names_its_evaluation_split(voc, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "voc_folder", "many", f"--root={voc}", f"--config={tmp_path}/mine.py"])
+    assert "--config=FILE and --eval=SPLIT go together" in capsys.readouterr().err
 
 
 def test_the_command_says_when_the_priors_cannot_be_bettered(voc, capsys, monkeypatch):

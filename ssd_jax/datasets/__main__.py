@@ -17,7 +17,7 @@ from ssd_jax.datasets.sheet import sheet, write_png
 SPECS = {name: getattr(box, name.upper()) for name in ("ssd300_voc", "ssd512_voc", "ssd300_coco", "ssd512_coco")}
 MOST_BOXES = 20_000  # priors are judged on so many boxes at most, drawn at random
 
-CONFIG = '''"""Sizes and ratios fitted to {split} of {where}.
+CONFIG = '''"""{priors} {split} of {where}.
 
     python train.py --config=THIS_FILE --workdir=runs/NAME
 """
@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.data.class_names = {class_names!r}
     config.data.drop_other_classes = {drop!r}
     config.data.train = {split!r}
+    config.data.eval = {eval!r}
     config.data.max_boxes = {max_boxes}
     config.spec.sizes = {sizes!r}
     config.spec.ratios = {ratios!r}
@@ -60,21 +61,22 @@ def main(arguments: list[str] | None = None):
     checker.add_argument("--names", type=int, default=5, help="pictures to name of each kind of dirt")
     checker.add_argument("--json", type=Path, help="write the report, with all names, there")
     checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
+    checker.add_argument("--eval", default="", help="the split that this config evaluates on")
     checker.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
     options = parser.parse_args(arguments)
+    if bool(options.config) != bool(options.eval):
+        parser.error("--config=FILE and --eval=SPLIT go together: the config evaluates on that split")
     with command(level=logging.ERROR):  # the report says it all
         run(options)
 
 
 def run(options: argparse.Namespace):
     """Check as the options say."""
-    source = open_source(
-        options.kind,
-        options.split,
-        root=options.root,
-        class_names=tuple(name.strip() for name in options.class_names.split(",") if name.strip()),
-        drop_other_classes=options.drop_other_classes,
-    )
+    names = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
+    where = {"root": options.root, "drop_other_classes": options.drop_other_classes}
+    source = open_source(options.kind, options.split, class_names=names, **where)
+    if options.eval:
+        open_source(options.kind, options.eval, class_names=source.class_names, **where)
     report = check(source, max_boxes=options.max_boxes)
     print(report.text(options.names))
     if options.json:
@@ -105,7 +107,9 @@ def run(options: argparse.Namespace):
 
 def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSpec) -> str:
     """A config as a diff of the one whose priors were fitted."""
+    same = fitted == SPECS[options.spec]
     return CONFIG.format(
+        priors=f"The priors of {options.spec}, the best found for" if same else "Sizes and ratios fitted to",
         base=options.spec,
         where=options.root or options.kind,
         kind=options.kind,
@@ -113,6 +117,7 @@ def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSp
         class_names=report.class_names,
         drop=options.drop_other_classes,
         split=options.split,
+        eval=options.eval,
         max_boxes=max(8, report.most_boxes),
         sizes=fitted.sizes,
         ratios=fitted.ratios,
