@@ -30,6 +30,8 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int = 3, create: bool = True) -> None:
         """Open `directory`, to be made if `create`; the newest `keep` checkpoints stay, and the best."""
+        if keep < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()
         if create:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Spread a step over the devices of every process: the only file that says pmap."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 AXIS = "batch"
+PATIENCE = 15  # seconds that a process waits for the others when it ends
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -20,15 +22,25 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
 
     Without all three, JAX takes them from the environment: of Slurm, Open MPI, or a TPU pod.
 
+    A process that ends with an error ends the others too, soon after; all must reach the end of the program
+    together otherwise (see `of_every_process`).
+
     Raises:
-      ValueError: if only some of the three are given, or the environment says nothing.
+      ValueError: if only some of the three are given, or they make no sense, or the environment says nothing.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
         raise ValueError(f"coordinator, num_processes and process_id go together, got no {' and no '.join(missing)}")
+    if not missing:
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise ValueError(f"coordinator is HOST:PORT, got {coordinator!r}")
+        if not 0 <= process_id < num_processes:
+            raise ValueError(f"process_id is in [0, num_processes), got {process_id} of {num_processes}")
+        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=PATIENCE)
+        return
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE)
     except ValueError as error:
         raise ValueError(
             f"the environment does not say how many processes there are ({error}): outside Slurm, Open MPI and TPU "
@@ -36,9 +48,9 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         ) from error
 
 
-def of_every_process(value: int) -> list[int]:
-    """Return `value` of each process, in their order. All must ask."""
-    return np.reshape(multihost_utils.process_allgather(np.asarray(value)), -1).tolist()
+def of_every_process(value: Any) -> np.ndarray:
+    """Return a number or array of each process, `[processes, ...]`. All must ask, each with the same shape."""
+    return np.reshape(multihost_utils.process_allgather(np.asarray(value)), (-1, *np.shape(value)))
 
 
 def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:

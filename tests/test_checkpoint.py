@@ -19,7 +19,13 @@ def state_of(seed, *, kernel=(3, 4), optimizer=None):
     }
     optimizer = optimizer or tiny.sgd()
     stats = {"mean": jnp.asarray(random.normal(size=2), jnp.float32)}
-    return TrainState(step=jnp.asarray(seed), params=params, batch_stats=stats, opt_state=optimizer.init(params))
+    return TrainState(
+        step=jnp.asarray(seed),
+        params=params,
+        batch_stats=stats,
+        opt_state=optimizer.init(params),
+        skipped=jnp.zeros((), jnp.int32),
+    )
 
 
 @pytest.fixture
@@ -91,6 +97,11 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_there(saved, method, monkeyp
         ):
             ours()
     assert_equal(saved.restore(3, state_of(0)), state_of(3))
+
+
+def test_at_least_one_checkpoint_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="keep_checkpoints must be at least 1, got 0"):
+        Checkpoints(tmp_path, keep=0)
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,8 @@ import pytest
 import tiny
 
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.inference import load_detector
+from ssd_jax.datasets import VOCFolder
+from ssd_jax.inference import load_detector, to_pixels
 from ssd_jax.loop import evaluate, rehearse, train
 from ssd_jax.loop.build import build
 from ssd_jax.loop.evaluation import Evaluator, table
@@ -129,6 +131,16 @@ def test_a_rehearsal_tells_memory_and_time_and_writes_nothing(data, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rehearsal_sees_that_reading_is_slow(data, monkeypatch):
+    def slow(self, index, read=VOCFolder.__getitem__):
+        time.sleep(0.5)
+        return read(self, index)
+
+    monkeypatch.setattr(VOCFolder, "__getitem__", slow)
+    text = rehearse(tiny.config(data, **{"data.threads": 1}), steps=2)  # 4 pictures a batch
+    assert float(re.search(r"^a batch takes ([\d.]+) s to read", text, re.MULTILINE)[1]) > 1.5
+
+
 def test_a_trace_of_a_few_steps_is_recorded_when_asked_for(tmp_path):
     with Trace(tmp_path / "none", count=0) as trace:
         for _ in range(3):
@@ -139,6 +151,20 @@ def test_a_trace_of_a_few_steps_is_recorded_when_asked_for(tmp_path):
             for _ in range(steps):
                 trace.before_step(jax.numpy.zeros(2))
         assert list((tmp_path / f"{steps}").rglob("*.xplane.pb"))
+
+
+def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(data, tmp_path, monkeypatch):
+    def signalled(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return to_pixels(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ssd_jax.loop.evaluation.to_pixels", signalled)
+        assert not train(tiny.config(data, steps=4), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4]
+    assert train(tiny.config(data, steps=4), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4]
+    assert "eval/mAP" in lines(tmp_path)[-1]
 
 
 def test_evaluation_compiles_once(workdir, data, caplog):
@@ -227,9 +253,7 @@ def test_a_few_unreadable_pictures_are_skipped_and_too_many_end_the_run(data, tm
     train(tiny.config(root, steps=4), tmp_path / "run")
     assert sum("picture-1" in record.getMessage() for record in caplog.records) == 1
     (root / "JPEGImages" / "picture-2.png").write_bytes(b"\x89PNG cut short")
-    with pytest.raises(
-        ValueError, match=r"max_unreadable allows 1 unreadable pictures, met 2: picture-\d, picture-\d"
-    ):
+    with pytest.raises(ValueError, match=r"max_unreadable allows 1 unreadable pictures, met picture-1, picture-2"):
         train(tiny.config(root, steps=4), tmp_path / "again")
     (root / "JPEGImages" / "picture-9.png").write_bytes(b"")
     results = evaluate(tmp_path / "run")
@@ -248,18 +272,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures
 def test_a_few_steps_that_are_not_finite_may_be_left_out():
     window = Window(tiny.Pictures(), batch_size=2, max_skipped=2)
 
-    def add(step, loss):
+    def add(step, loss, skipped):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0, "positives": 6}
-        window.add(step, metrics | {"skipped": 0.0}, {"index": np.array([1, 2]), "left_out": np.array([0, 3])})
+        window.add(step, metrics | {"skipped": skipped}, {"index": np.array([1, 2]), "left_out": np.array([0, 3])})
 
-    for step, loss in enumerate((1.0, np.nan, 3.0), start=1):
-        add(step, loss)
+    for step, (loss, skipped) in enumerate(((1.0, 0), (np.nan, 1), (3.0, 1)), start=1):
+        add(step, loss, skipped)
     means = window.close()
     assert (means["loss"], means["skipped_steps"], means["positives_per_image"]) == (2.0, 1, 3.0)
     assert means["objects_left_out"] == 9
-    add(4, np.inf)
+    add(4, np.inf, 2)
     assert window.close()["skipped_steps"] == 2
-    add(5, np.inf)
+    add(5, np.inf, 3)
     with pytest.raises(
         FloatingPointError, match=r"at step 5, on picture-1, picture-2; max_skipped allows 2 such steps"
     ):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import shapes_config
+import tiny
 from jax.flatten_util import ravel_pytree
 
 from ssd_jax.checkpoint import Checkpoints
@@ -86,9 +87,28 @@ def test_a_signal_to_one_of_them_stops_all_at_one_step_and_the_same_line_goes_on
     assert lines(tmp_path)[-1]["step"] == stopped + 5
 
 
-def test_only_all_of_a_place_among_processes_will_do():
-    with pytest.raises(ValueError, match="go together, got no num_processes and no process_id"):
-        join("127.0.0.1:1234")
+def test_an_error_of_one_ends_both_soon(tmp_path):
+    root = tiny.write_voc(tmp_path / "voc", tiny.Pictures(16), {"train": range(16), "val": range(2)})
+    (root / "JPEGImages" / "picture-3.png").write_bytes(b"")
+    data = {"source": "voc_folder", "root": root, "train": "train", "eval": "val", "class_names": "('bright','dark')"}
+    settings = [f"--config.data.{name}={value}" for name, value in data.items()]
+    codes, _, errors = finish(start(tmp_path / "run", *settings, "--config.data.max_unreadable=0"))
+    assert codes == [1, 1]
+    for error in errors:
+        assert "error: data.max_unreadable allows 0 unreadable pictures, met picture-3" in error
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("127.0.0.1:1234", None, None), "go together, got no num_processes and no process_id"),
+        (("host0", 2, 0), "coordinator is HOST:PORT, got 'host0'"),
+        (("host0:1234", 2, 2), r"process_id is in \[0, num_processes\), got 2 of 2"),
+    ],
+)
+def test_a_place_among_processes_makes_sense(place, message):
+    with pytest.raises(ValueError, match=message):
+        join(*place)
 
 
 def test_an_environment_without_a_cluster_is_one_line(tmp_path):
@@ -99,4 +119,5 @@ def test_an_environment_without_a_cluster_is_one_line(tmp_path):
 
 
 def test_one_process_is_all_of_them():
-    assert of_every_process(7) == [7]
+    assert of_every_process(7).tolist() == [7]
+    assert of_every_process(np.array([7, 8])).tolist() == [[7, 8]]

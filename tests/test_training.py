@@ -29,7 +29,7 @@ def test_decay_is_for_kernels_and_the_l2_scale_and_double_rate_for_biases():
         "loc0": {"conv": {"kernel": True, "bias": False}},
     }
     assert bias == {
-        "trunk": {"conv1_1": {"conv": {"kernel": False, "bias": True}, "norm": {"scale": False, "bias": True}}},
+        "trunk": {"conv1_1": {"conv": {"kernel": False, "bias": True}, "norm": {"scale": False, "bias": False}}},
         "conv4_3_norm": {"scale": False},
         "loc0": {"conv": {"kernel": False, "bias": True}},
     }

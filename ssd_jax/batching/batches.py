@@ -200,7 +200,7 @@ def _counting(
 ) -> Iterator[Batch]:
     """Hand on the batches; tell of the objects that they leave out."""
     left_out: dict[int, int] = {}  # by picture
-    unread = len(source)
+    unread, read = len(source), 0  # by all processes; by this one
     for batch in batches:
         for index, n in zip(batch["index"].tolist(), batch["left_out"].tolist(), strict=True):
             if not n or index in left_out:
@@ -211,14 +211,15 @@ def _counting(
                 raise ValueError(f"strict data leaves no object out; {what}")
             if len(left_out) <= NAMED:
                 logger.warning("%s: the %d smallest are not trained on", what, n)
+        read += len(batch["index"])
         before, unread = unread, unread - batch_size
         if left_out and before > 0 >= unread:
             logger.warning(
-                "max_boxes = %d leaves out %d objects of %d pictures, counted once in %d pictures read",
+                "max_boxes = %d leaves out %d objects of %d pictures, among the first %d that this process read",
                 max_boxes,
                 sum(left_out.values()),
                 len(left_out),
-                len(source),
+                read,
             )
         yield batch
 

@@ -56,7 +56,7 @@ class Detector:
         **options: float,
     ) -> None:
         """Prepare to detect `batch_size` pictures at a time; `options` are those of `select`."""
-        self.model, self.variables, self.class_names = model, variables, tuple(class_names)
+        self.model, self.variables, self.class_names = model, jax.device_put(variables), tuple(class_names)
         self.step = step
         self._batch_size = batch_size
         self._detect = jax.jit(make_detect(model, **options))

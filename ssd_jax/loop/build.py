@@ -13,8 +13,7 @@ from ssd_jax import datasets
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.batching import Source, train_batches
 from ssd_jax.box import make_priors
-from ssd_jax.model import SSD, describe, from_description
-from ssd_jax.model.ssd import deep_tuple
+from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
 

@@ -1,6 +1,6 @@
 """Evaluate a model on a data set by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ssd_jax.loop.workdir import load_config, write_json
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
-from ssd_jax.parallel import gather_over_devices, split
+from ssd_jax.parallel import gather_over_devices, replicate, split
 
 PyTree = Any
 Results = dict[str, Any]
@@ -25,7 +25,7 @@ Results = dict[str, Any]
 class Evaluator:
     """Scores variables of `model` on `source`, on all devices of all processes; compiles once for all its calls.
 
-    Each picture is judged once, whatever their number; every process gets the results.
+    Each picture is judged once, whatever their number, by the first process.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Evaluator:
         be read is a `ValueError`.
         """
         self._source, self._strict = source, strict
+        self._judges = jax.process_index() == 0
+        self._truth = coco_truth(source) if self._judges else None
         self._image_size = model.spec.image_size
         self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
         self._samples: dict[int, Detections | None] = dict.fromkeys(range(min(samples, len(source))))
@@ -48,16 +50,23 @@ class Evaluator:
 
         self._detect = gather_over_devices(detect_batch)
 
-    def __call__(self, variables: PyTree, *, coco_results: Path | None = None) -> Results:
+    def __call__(
+        self, variables: PyTree, *, coco_results: Path | None = None, stops: Callable[[], bool] = lambda: False
+    ) -> Results | None:
         """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name.
 
         A source in COCO's format adds "coco", `COCOMetric`'s numbers, and the detections go to `coco_results`.
+        Processes but the first get {}. None tells that the evaluation was left because `stops`, which is asked after
+        every picture, said so.
         """
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
-        truth = coco_truth(self._source)
-        coco = COCOMetric(truth) if truth else None
+        coco = COCOMetric(self._truth) if self._truth else None
         images, unreadable = 0, []
         for index, size, detections in self._detections(variables):
+            if not self._judges:
+                continue
+            if stops():
+                return None
             example = self._source[index]
             if detections is None:
                 unreadable.append(example.image_id)
@@ -69,7 +78,9 @@ class Evaluator:
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
             metric.add(index, corners, example.labels, example.difficult, *detections)
             if coco:
-                coco.add(truth["images"][index]["id"], *detections)
+                coco.add(self._truth["images"][index]["id"], *detections)
+        if not self._judges:
+            return {}
         if coco and coco_results:
             coco.write(coco_results)
         eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
@@ -102,7 +113,7 @@ class Evaluator:
             process_count=jax.process_count(),
         )
         total = -(-len(self._source) // self._batch_size)
-        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None)
+        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if self._judges else True)
         started = (self._detect(variables, split(batch, jax.local_device_count())) for batch in progress)
         for found, batch in one_ahead(started):
             boxes, scores, labels = map(np.asarray, found)
@@ -151,7 +162,7 @@ def evaluate(workdir: str | Path, *, split: str | None = None, step: int | str |
         )
     evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size, strict=config.data.strict)
     name = split.replace("/", "_").replace(":", "_")
-    scores = evaluator(detector.variables, coco_results=workdir / f"coco_results_{name}.json")
+    scores = evaluator(replicate(detector.variables), coco_results=workdir / f"coco_results_{name}.json")
     results = {"split": split, "step": detector.step} | scores
     path = workdir / f"eval_{name}.json"
     write_json(path, results)

@@ -58,29 +58,37 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
         batches = run.batches(start)
         unreadable = Unreadable(run.source, limit=config.data.max_unreadable)
         log = Log(workdir, start_step=start, steps=config.steps) if writes else Silent()
-        trace = Trace(workdir / "profile", count=5 if profile and writes else 0)
+        count = 5 if profile and writes else 0
+        trace = Trace(workdir / "profile", skip=max(0, min(5, config.steps - start - count)), count=count)
 
         def evaluates(step: int) -> bool:
             return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
 
-        def evaluate(step: int) -> None:
-            results = evaluator(state.ema or state.variables)
-            log.scalars(step, {f"eval/{name}": results[name] for name in ("mAP", "mAP_area")})
-            log.pictures(step, evaluator.drawings())
-            log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
-            if writes:
+        def evaluate(step: int) -> bool:
+            results = evaluator(
+                state.ema or state.variables, stops=lambda: alone and interruption.requested is not None
+            )
+            if results:
+                told = {name: results[name] for name in ("mAP", "mAP_area")}
+                if "coco" in results:
+                    told |= {name: results["coco"][name] for name in ("AP", "AP50")}
+                log.scalars(step, {f"eval/{name}": value for name, value in told.items()})
+                log.pictures(step, evaluator.drawings())
+                log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
                 checkpoints.rate(step, score(results))
+            return results is not None
 
+        finished, alone = True, jax.process_count() == 1
         with log, trace, Interruption() as interruption:
             log.line(f"{run.summary()}; config in {workdir / 'config.json'}{origin}")
-            if evaluates(start) and checkpoints.score(start) is None:
-                evaluate(start)  # an interruption came before its end
+            if of_every_process(evaluates(start) and checkpoints.score(start) is None).any():
+                finished = evaluate(start)  # an interruption came before its end
             window = Window(run.source, config.batch_size, max_skipped=config.max_skipped)
             for step in range(start + 1, config.steps + 1):
                 trace.before_step(state)
                 with window.waiting_for_data():
                     batch = next(batches)
-                unreadable.count(batch)
+                unreadable.add(batch)
                 state, metrics = run.advance(state, batch)
                 window.add(step, metrics, batch)
                 if step == start + 1:  # which was compiled: no time of a step
@@ -88,24 +96,30 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                     window.restart()
 
                 saves = due(step, config.save_every) or step == config.steps or evaluates(step)
+                logs = saves or due(step, config.log_every)
                 stops = interruption.requested is not None
-                if jax.process_count() > 1:  # all must stop at the same step, so they ask each other now and then
-                    stops = (saves or due(step, config.log_every)) and any(of_every_process(stops))
+                if not alone:  # all must stop at the same step, so they ask each other now and then
+                    stops = logs and bool(of_every_process(stops).any())
 
-                # Saving waits for the log's check: a state that is not finite is never saved.
-                if saves or stops or due(step, config.log_every):
-                    scalars = window.close() | {"learning_rate": float(run.schedule(step - 1))}
+                # Saving waits for the log's checks: a state that is not finite is never saved.
+                if logs or stops:
+                    unreadable.check()
+                    scalars = window.close()
+                    updates = step - scalars.get("skipped_steps", 0)
+                    scalars["learning_rate"] = float(run.schedule(updates - 1))
                     log.scalars(step, scalars)
                     log.progress(step, {name: scalars[name] for name in SHOWN if name in scalars})
                 if writes and (saves or stops):
                     checkpoints.save(step, state, run.description)
-                if stops and step < config.steps:
-                    log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
-                    return False
-                if evaluates(step):
-                    evaluate(step)
+                if evaluates(step) and not stops:
+                    stops = not evaluate(step)
                     window.restart()
-    return True
+                if stops and (step < config.steps or evaluates(step)):
+                    log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
+                    finished = False
+                    break
+    of_every_process(0)  # none leaves before the first one has written everything
+    return finished
 
 
 def due(step: int, every: int) -> bool:
@@ -120,7 +134,7 @@ def first_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int,
       the step, the state, and what is to be said of it.
     """
     start = checkpoints.latest()
-    if len(set(of_every_process(-1 if start is None else start))) > 1:
+    if len(np.unique(of_every_process(-1 if start is None else start))) > 1:
         raise ValueError(f"workdir must be a folder that all processes see, got {workdir} with other checkpoints")
     if start:
         check_same_run(checkpoints.description(start), run.description, workdir)
@@ -139,23 +153,29 @@ def first_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int,
 
 
 class Unreadable:
-    """Counts the pictures that could not be decoded; a few are skipped, more than `limit` end the run."""
+    """The pictures that could not be decoded; a few are skipped, more than `limit` end the run."""
 
     def __init__(self, source: Source, *, limit: int) -> None:
         """Start with none."""
-        self._source, self._limit, self._names = source, limit, {}
+        self._source, self._limit = source, limit
+        self._found: set[int] = set()
 
-    def count(self, batch: dict[str, np.ndarray]) -> None:
+    def add(self, batch: dict[str, np.ndarray]) -> None:
         """Note the unreadable pictures of a batch; `batching` has named each in the log."""
-        for index in batch["index"][~batch["readable"]].tolist():
-            if index in self._names:
-                continue
-            self._names[index] = self._source[index].image_id
-            if len(self._names) > self._limit:
-                raise ValueError(
-                    f"data.max_unreadable allows {self._limit} unreadable pictures, met {len(self._names)}: "
-                    + ", ".join(self._names.values())
-                )
+        self._found.update(batch["index"][~batch["readable"]].tolist())
+
+    def check(self) -> None:
+        """Raise `ValueError` where all processes together met too many. All ask."""
+        most = self._limit + 1
+        mine = np.full(most, -1)  # [most], as long in all processes
+        some = sorted(self._found)[:most]
+        mine[: len(some)] = some
+        found = np.unique(of_every_process(mine))
+        names = [self._source[index].image_id for index in found[found >= 0].tolist()]
+        if len(names) > self._limit:
+            raise ValueError(
+                f"data.max_unreadable allows {self._limit} unreadable pictures, met {', '.join(names[:most])}"
+            )
 
 
 def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:

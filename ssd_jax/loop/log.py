@@ -22,7 +22,7 @@ class Log:
         self._path = workdir / "metrics.jsonl"
         _drop_lines_after(self._path, start_step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step or None)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
         self._bar = tqdm(
             total=steps, initial=start_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05
         )

@@ -25,23 +25,28 @@ def rehearse(config: ConfigDict, *, steps: int = 5) -> str:
     compiled = time.perf_counter() - start
     memory = step.memory_analysis()
 
-    seconds, waited = [], []
+    seconds = []
     for _ in range(1 + steps):
-        start = time.perf_counter()
         batch = split(next(batches), jax.local_device_count())
-        waited.append(time.perf_counter() - start)
         start = time.perf_counter()
         state, metrics = step(state, batch, run.key)
         loss = float(metrics["loss"])
         seconds.append(time.perf_counter() - start)
-    second, wait = float(np.median(seconds[1:])), float(np.median(waited[1:]))
+    second = float(np.median(seconds[1:]))
+    for _ in range(config.data.threads + 2):  # those that were made meanwhile
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    load = (time.perf_counter() - start) / steps
     lines = [
         run.summary(),
         f"compiled in {compiled:.1f} s",
         f"memory of a device: {_gb(memory.argument_size_in_bytes)} for state and batch, "
         f"{_gb(memory.temp_size_in_bytes)} while a step runs",
-        f"a step takes {second:.3f} s, {config.batch_size / second:.1f} images a second; data came {wait:.3f} s late",
-        f"the {config.steps} steps would take {_hours(config.steps * max(second, wait))}, evaluation aside",
+        f"a step takes {second:.3f} s, {config.batch_size / second:.1f} images a second",
+        f"a batch takes {load:.3f} s to read" + ("; the devices would wait for it" if load > second else ""),
+        f"the {config.steps} steps would take {_hours(config.steps * max(second, load))}, evaluation aside",
         f"the loss is {loss:.3f} after {1 + steps} steps; nothing was written",
     ]
     return "\n".join(lines)

@@ -17,8 +17,10 @@ class Window:
 
     def __init__(self, source: Source, batch_size: int, *, max_skipped: int = 0) -> None:
         """Start an empty window; `batch_size` counts the pictures of all processes."""
+        if max_skipped < 0:
+            raise ValueError(f"max_skipped must be at least 0, got {max_skipped}")
         self._source, self._batch_size = source, batch_size
-        self._skipped, self._max_skipped = 0, max_skipped
+        self._max_skipped = max_skipped
         self._steps: list[tuple[int, dict[str, Any], np.ndarray]] = []
         self._left_out = 0
         self.restart()
@@ -46,7 +48,7 @@ class Window:
 
         Raises:
           FloatingPointError: where a step's loss or gradient is not finite, unless it is one of the `max_skipped`
-            updates that may be left out; it names the step and its pictures.
+            updates that a run may leave out; it names the step and its pictures.
         """
         fetched = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
         finite = [metrics for step, metrics, index in fetched if self._is_finite(step, metrics, index)]
@@ -54,13 +56,13 @@ class Window:
         means = {name: float(np.mean([m[name] for m in finite])) for name in finite[0]} if finite else {}
         if means:
             means["positives_per_image"] = means.pop("positives") / self._batch_size
-        means.pop("skipped", None)
         if self._max_skipped:
-            means["skipped_steps"] = self._skipped
+            means.pop("skipped", None)
+            means["skipped_steps"] = int(fetched[-1][1]["skipped"])
         if len(fetched) > self._timed:
             means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
             means["data_wait"] = self._waited / seconds
-        means["objects_left_out"] = sum(of_every_process(self._left_out))  # by max_boxes, since the start
+        means["objects_left_out"] = int(of_every_process(self._left_out).sum())  # by max_boxes
         memory = jax.local_devices()[0].memory_stats()
         if memory:  # a CPU has none of its own
             means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
@@ -71,10 +73,9 @@ class Window:
     def _is_finite(self, step: int, metrics: dict[str, Any], index: np.ndarray) -> bool:
         if np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
             return True
-        self._skipped += 1
-        if self._skipped <= self._max_skipped:
+        if self._max_skipped and metrics["skipped"] <= self._max_skipped:
             return False
-        names = ", ".join(self._source[i].image_id for i in index.tolist())
+        names = ", ".join(self._source[i].image_id for i in of_every_process(index).reshape(-1).tolist())
         limit = f"; max_skipped allows {self._max_skipped} such steps" if self._max_skipped else ""
         raise FloatingPointError(
             f"loss and gradient must be finite, got loss_loc {metrics['loss_loc']}, loss_conf "

@@ -2,7 +2,16 @@
 
 from ssd_jax.model.layers import ChannelNorm
 from ssd_jax.model.resnet import ResNet50
-from ssd_jax.model.ssd import MEAN_COLOUR, SSD, describe, from_description, initialise, preprocess, variable_shapes
+from ssd_jax.model.ssd import (
+    MEAN_COLOUR,
+    SSD,
+    deep_tuple,
+    describe,
+    from_description,
+    initialise,
+    preprocess,
+    variable_shapes,
+)
 from ssd_jax.model.vgg import VGG16
 
 __all__ = [
@@ -11,6 +20,7 @@ __all__ = [
     "VGG16",
     "ChannelNorm",
     "ResNet50",
+    "deep_tuple",
     "describe",
     "from_description",
     "initialise",

@@ -20,8 +20,12 @@ def is_decayed(params: PyTree) -> PyTree:
 
 
 def is_bias(params: PyTree) -> PyTree:
-    """Mark biases, which Caffe trains at twice the rate."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "bias", params)
+    """Mark the biases of convolutions, which Caffe trains at twice the rate; it does not so those of BatchNorm."""
+
+    def check(path: tuple[Any, ...], _: jax.Array) -> bool:
+        return [entry.key for entry in path[-2:]] == ["conv", "bias"]
+
+    return jax.tree_util.tree_map_with_path(check, params)
 
 
 def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
@@ -74,6 +78,8 @@ def make_optimizer(
     Raises:
       ValueError: for a wrong `kind` or `thaw_step`; from the optimiser's `init`, for a frozen layer that is none.
     """
+    if clip_norm < 0:
+        raise ValueError(f"clip_norm must be at least 0, got {clip_norm}")
     if kind not in ("sgd", "adamw"):
         raise ValueError(f"optimizer kind must be sgd or adamw, got {kind!r}")
     if thaw_step < 0 or (thaw_step and not frozen):

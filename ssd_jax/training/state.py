@@ -19,6 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: PyTree
     batch_stats: PyTree  # empty without BatchNorm
     opt_state: PyTree
+    skipped: jax.Array  # [], int32: steps whose update was left out
     ema: PyTree = flax.struct.field(default_factory=dict)  # averaged {"params", "batch_stats"}; empty when off
 
     @property
@@ -41,6 +42,7 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **variables,
+        skipped=jnp.zeros((), jnp.int32),
         opt_state=optimizer.init(variables["params"]),
         ema=jax.tree.map(jnp.copy, variables) if ema else {},
     )

@@ -49,7 +49,7 @@ def make_train_step(
       ema_decay: keep `state.ema`, an average of parameters and BatchNorm statistics (see `moving_average`); 0 for
         none.
       skip_nonfinite: leave the state as it was, but for the step, when the loss or the gradient's norm is not
-        finite, and say so in `metrics["skipped"]`, 1.0 or 0.0. The learning rate counts the updates made.
+        finite, and count it in `state.skipped` and `metrics["skipped"]`. The learning rate counts the updates made.
       axis_name: the mapped axis of devices.
 
     Raises:
@@ -146,7 +146,8 @@ def make_train_step(
         if skip_nonfinite:
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
             after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-            metrics["skipped"] = 1 - finite.astype(jnp.float32)
+            after = after.replace(skipped=state.skipped + (1 - finite.astype(jnp.int32)))
+            metrics["skipped"] = after.skipped
         return after.replace(step=state.step + 1), metrics
 
     return train_step

@@ -82,7 +82,7 @@ def overflowing_gradient(params):
 
 
 @pytest.mark.parametrize(("damage", "finite_loss"), [(nan_in_the_trunk, False), (overflowing_gradient, True)])
-def test_an_update_that_is_not_finite_moves_nothing_but_the_step(state, skipping, damage, finite_loss):
+def test_an_update_that_is_not_finite_moves_nothing_but_the_counters(state, skipping, damage, finite_loss):
     params = jax.tree.map(jnp.copy, state.params)
     damage(params)
     damaged = state.replace(params=params, step=jnp.int32(7))
@@ -91,7 +91,8 @@ def test_an_update_that_is_not_finite_moves_nothing_but_the_step(state, skipping
     assert not np.isfinite(metrics["gradient_norm"])
     assert metrics["skipped"] == 1
     assert after.step == 8
-    for a, b in pairs(after.replace(step=damaged.step), damaged):
+    assert after.skipped == 1
+    for a, b in pairs(after.replace(step=damaged.step, skipped=damaged.skipped), damaged):
         np.testing.assert_array_equal(a, b)
 
 
