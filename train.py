@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from ssd_jax.command import command, parse_flags
 from ssd_jax.loop import EXIT_CODE, rehearse, train
-from ssd_jax.parallel import join
+from ssd_jax.parallel import is_first, join
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; the same one again resumes.")
@@ -35,7 +35,9 @@ def main(argv: list[str]) -> None:
         if DISTRIBUTED.value or any(value is not None for value in place):
             join(*place)
         if DRY_RUN.value:
-            print(rehearse(CONFIG.value))
+            told = rehearse(CONFIG.value)
+            if is_first():
+                print(told)
             return
         finished = train(CONFIG.value, WORKDIR.value, profile=PROFILE.value)
     if not finished:

@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
     config.data.eval = "VOC2007:test"
     config.data.canvas_size = 512  # larger pictures are shrunk to fit this square before they go to the device
     config.data.max_boxes = 64
+    config.data.train_difficult = True  # as in Caffe
     config.data.max_unreadable = 10  # pictures that may be skipped before the run stops
     config.data.cache_gb = 0.0  # gigabytes of decoded pictures that each process keeps, to decode them once
     config.data.threads = 4  # that read and decode

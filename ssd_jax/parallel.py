@@ -48,6 +48,11 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         ) from error
 
 
+def is_first() -> bool:
+    """Tell whether this is the process that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
 def of_every_process(value: Any) -> np.ndarray:
     """Return a number or array of each process, `[processes, ...]`. All must ask, each with the same shape."""
     return np.reshape(multihost_utils.process_allgather(np.asarray(value)), (-1, *np.shape(value)))

@@ -80,8 +80,10 @@ def test_a_signal_to_one_of_them_stops_all_at_one_step_and_the_same_line_goes_on
         stopped = checkpoints.find()
     assert f"a signal: stopped after step {stopped}, which is saved" in outputs[0]
     assert "step" not in outputs[1]  # the first process speaks for all
-    codes, outputs, errors = finish(start(tmp_path, f"--config.steps={stopped + 5}", "--config.eval_every=0"))
+    again = start(tmp_path, f"--config.steps={stopped + 5}", "--config.eval_every=0", "--profile")
+    codes, outputs, errors = finish(again)
     assert codes == [0, 0], errors
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
     assert "4 device(s) of kind cpu in 2 process(es), batch 8" in outputs[0]
     assert f"; resuming at step {stopped}" in outputs[0]
     assert lines(tmp_path)[-1]["step"] == stopped + 5
@@ -96,6 +98,13 @@ def test_an_error_of_one_ends_both_soon(tmp_path):
     assert codes == [1, 1]
     for error in errors:
         assert "error: data.max_unreadable allows 0 unreadable pictures, met picture-3" in error
+
+
+def test_one_of_them_tells_of_a_rehearsal(tmp_path):
+    codes, outputs, errors = finish(start(tmp_path / "run", "--dry_run"))
+    assert codes == [0, 0], errors
+    assert ["nothing was written" in output for output in outputs] == [True, False]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def same(a, b):
 def test_an_example():
     source = Shapes(10, seed=3, image_size=64)
     assert source.class_names == ("circle", "cross", "square", "star", "triangle")
-    assert len(source) == 10 and not source.inclusive and source.most_boxes == 5
+    assert len(source) == 10 and not source.inclusive
     for e in (source[i] for i in range(10)):
         n = len(e.labels)
         assert e.image.shape == (64, 64, 3) and e.image.dtype == np.uint8
@@ -107,7 +107,7 @@ def test_shapes_of_one_picture_differ_in_colour():
 
 def test_through_batches():
     source = Shapes(20, seed=0)
-    options = dict(batch_size=8, canvas_size=96, max_boxes=source.most_boxes, seed=0)
+    options = dict(batch_size=8, canvas_size=96, max_boxes=source.max_objects, seed=0)
     batch = next(batching.train_batches(source, **options))
     for row, index in enumerate(batch["index"]):
         e = source[int(index)]

@@ -69,11 +69,6 @@ class BoxTable:
         """What was wrong with boxes of picture `index`, an entry for each."""
         return tuple(self._dirt.get(index, ()))
 
-    @property
-    def most(self) -> int:
-        """The largest number of boxes in one picture."""
-        return int(np.diff(self._starts).max())
-
 
 def some(names: Sequence[str], most: int = 10) -> str:
     """The first names, and how many more there are."""

@@ -53,11 +53,6 @@ class COCOJson:
             dirt=self._table.dirt(index),
         )
 
-    @property
-    def most_boxes(self) -> int:
-        """The largest number of boxes in one picture."""
-        return self._table.most
-
     def truth(self) -> dict[str, Any]:
         """The ground truth in COCO's format, as `COCOMetric` takes it: images in order, crowds among the boxes.
 

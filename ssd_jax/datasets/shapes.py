@@ -65,11 +65,6 @@ class Shapes:
         self.length, self.seed, self.image_size = length, seed, image_size
         self.max_objects, self.sizes, self.empty, self.min_visible = max_objects, sizes, empty, min_visible
 
-    @property
-    def most_boxes(self) -> int:
-        """The largest number of boxes in one picture."""
-        return self.max_objects
-
     def __len__(self) -> int:
         return self.length
 

@@ -101,11 +101,6 @@ class VOCFolder:
             dirt=self._table.dirt(index),
         )
 
-    @property
-    def most_boxes(self) -> int:
-        """The largest number of boxes in one picture."""
-        return self._table.most
-
     def _own(self, annotation: Annotation) -> Annotation:
         """Only the objects of our classes."""
         return annotation._replace(objects=[o for o in annotation.objects if o.name in self.class_names])

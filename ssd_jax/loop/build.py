@@ -58,6 +58,7 @@ class Run:
             batch_size=self.config.batch_size,
             canvas_size=data.canvas_size,
             max_boxes=data.max_boxes,
+            train_difficult=data.train_difficult,
             seed=self.config.seed,
             start_step=start_step,
             strict=data.strict,

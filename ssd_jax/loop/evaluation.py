@@ -16,7 +16,7 @@ from ssd_jax.loop.workdir import load_config, write_json
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
-from ssd_jax.parallel import gather_over_devices, replicate, split
+from ssd_jax.parallel import gather_over_devices, is_first, replicate, split
 
 PyTree = Any
 Results = dict[str, Any]
@@ -37,7 +37,7 @@ class Evaluator:
         be read is a `ValueError`.
         """
         self._source, self._strict = source, strict
-        self._judges = jax.process_index() == 0
+        self._judges = is_first()
         self._truth = coco_truth(source) if self._judges else None
         self._image_size = model.spec.image_size
         self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()

@@ -17,7 +17,7 @@ from ssd_jax.loop.trace import Trace
 from ssd_jax.loop.window import Window
 from ssd_jax.loop.workdir import save_config
 from ssd_jax.model import describe, from_description
-from ssd_jax.parallel import of_every_process, replicate
+from ssd_jax.parallel import is_first, of_every_process, replicate
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState
 
@@ -42,7 +42,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     run = build(config)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    writes = jax.process_index() == 0
+    writes = is_first()
     evaluator = Evaluator(
         run.model,
         run.eval_source,
