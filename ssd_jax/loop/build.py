@@ -15,6 +15,7 @@ from ssd_jax.batching import Source, train_batches
 from ssd_jax.box import make_priors
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
 
 OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of datasets.open_source
@@ -49,6 +50,15 @@ class Run:
             f"{len(self.source)} training pictures, {len(self.eval_source)} for evaluation, "
             f"classes {', '.join(self.source.class_names)}"
         )
+
+    def first_state(self) -> tuple[TrainState, str]:
+        """The state of a new run, which may start from weights, and what is to be said of that."""
+        if not self.config.init_from:
+            return self.state, ""
+        variables, origin = start_from(
+            self.config.init_from, self.state.variables, self.source.class_names, width=self.model.width
+        )
+        return self.state.starting_from(variables), f"; starting from {origin}"
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of every batch from `start_step` on."""

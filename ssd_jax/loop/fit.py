@@ -18,7 +18,6 @@ from ssd_jax.loop.window import Window
 from ssd_jax.loop.workdir import save_config
 from ssd_jax.model import describe, from_description
 from ssd_jax.parallel import is_first, of_every_process, replicate
-from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState
 
 SHOWN = ("loss", "loss_loc", "loss_conf", "images_per_second")  # in the progress bar
@@ -51,7 +50,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
         strict=config.data.strict,
     )
     with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-        start, state, origin = first_state(run, checkpoints, workdir)
+        start, state, origin = current_state(run, checkpoints, workdir)
         state = replicate(state)
         if writes:
             save_config(config, workdir)
@@ -127,8 +126,8 @@ def due(step: int, every: int) -> bool:
     return bool(step and every) and step % every == 0
 
 
-def first_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int, TrainState, str]:
-    """Go on from the newest checkpoint, if it is of this model; a new run may start from weights.
+def current_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int, TrainState, str]:
+    """Go on from the newest checkpoint, if it is of this model, or begin.
 
     Returns:
       the step, the state, and what is to be said of it.
@@ -144,12 +143,7 @@ def first_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int,
             f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
             "another --workdir"
         )
-    if not run.config.init_from:
-        return 0, run.state, ""
-    variables, origin = start_from(
-        run.config.init_from, run.state.variables, run.source.class_names, width=run.model.width
-    )
-    return 0, run.state.starting_from(variables), f"; starting from {origin}"
+    return 0, *run.first_state()
 
 
 class Unreadable:

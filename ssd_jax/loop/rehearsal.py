@@ -18,7 +18,8 @@ def rehearse(config: ConfigDict, *, steps: int = 5) -> str:
     """
     run = build(config)
     batches = run.batches()
-    state = replicate(run.state)
+    state, origin = run.first_state()
+    state = replicate(state)
     seconds = []
     for _ in range(1 + steps):
         batch = next(batches)
@@ -36,7 +37,7 @@ def rehearse(config: ConfigDict, *, steps: int = 5) -> str:
         next(batches)
     load = (time.perf_counter() - start) / steps
     lines = [
-        run.summary(),
+        run.summary() + origin,
         f"the first step, which compiles, took {first:.1f} s",
         f"memory of a device: {_gb(memory.argument_size_in_bytes)} for state and batch, "
         f"{_gb(memory.temp_size_in_bytes)} while a step runs",

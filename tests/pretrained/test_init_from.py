@@ -13,7 +13,7 @@ from writers import pth
 
 from ssd_jax.box import SSD300_VOC
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.loop import evaluate, train
+from ssd_jax.loop import evaluate, rehearse, train
 from ssd_jax.loop.pictures import detect_pictures
 from ssd_jax.pretrained import load, write_workdir
 
@@ -47,12 +47,14 @@ def config_of(data, **changes):
 
 
 def test_a_fine_tune_takes_all_but_the_class_heads_says_so_and_trains(data, published, tmp_path, capsys):
-    assert train(config_of(data, init_from=str(published)), tmp_path / "run")
+    config = config_of(data, init_from=str(published))
+    assert train(config, tmp_path / "run")
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "starting from" in line]
     assert said.endswith(
         f"starting from {published} (an SSD of ssd.pytorch): all of it is taken but the class heads, since it knows "
         "other classes"
     )
+    assert f"starting from {published} (" in rehearse(config, steps=1)
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if "loss" in line]  # the others are evaluations
     assert len(losses) == 2
