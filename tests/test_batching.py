@@ -344,7 +344,7 @@ def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
         "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
         "four: 4 objects, but max_boxes is 3: the 1 smallest are not trained on",
     ]
-    assert total == "max_boxes = 3 leaves out 3 objects of 2 pictures, among the first 4 that this process read"
+    assert total == "max_boxes = 3 leaves out 3 objects of 2 pictures, among the first 3 that this process read"
 
 
 def test_the_total_comes_after_an_epoch_and_few_pictures_are_named(caplog):

@@ -219,7 +219,7 @@ def _counting(
                 max_boxes,
                 sum(left_out.values()),
                 len(left_out),
-                read,
+                min(read, len(source)),
             )
         yield batch
 
