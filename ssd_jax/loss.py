@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.box import BACKGROUND
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 
 @jax.jit
@@ -21,17 +21,18 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Sc
     """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
     check_shape("loss", loss, "P")
     check_shape("positive", positive, len(loss))
-    positive = jnp.asarray(positive)
+    positive = jnp.asarray(positive).astype(bool)
     _, loss = widen(jnp.asarray(loss))
     positives, negatives = jnp.sum(positive, dtype=jnp.int32), jnp.sum(~positive, dtype=jnp.int32)
     count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
     rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss.astype(jnp.float32))))  # [P]
-    threshold = _last(32, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
+    zero = varying_as(rank, jnp.uint32(0))
+    threshold = _last(32, zero, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
     above = rank > threshold
     tied = ~positive & (rank == threshold)
     place = jnp.arange(len(loss), dtype=jnp.uint32)
     missing = count - jnp.sum(above, dtype=jnp.int32)
-    end = _last(len(loss).bit_length(), lambda t: jnp.sum(tied & (place < t), dtype=jnp.int32) <= missing)
+    end = _last(len(loss).bit_length(), zero, lambda t: jnp.sum(tied & (place < t), dtype=jnp.int32) <= missing)
     return above | (tied & (place < end))
 
 
@@ -46,11 +47,13 @@ def multibox_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
     """Sums of one image, to be divided by the number of positives (at least 1) of the whole batch.
 
+    Predictions saturate at +-1e9, infinite ones too: a sum of that size tells that they diverged.
+
     Args:
       offsets: predicted offsets from the priors.
       logits: predicted class scores before the softmax; class 0 is the background.
       target_offsets: offsets of the matched ground truth, as from `box.assign`.
-      target_labels: its labels, 0 where nothing is matched.
+      target_labels: its labels in [0, C), 0 where nothing is matched.
       negative_ratio: negatives per positive that enter the confidence loss, hardest first.
 
     Returns:
@@ -74,29 +77,34 @@ def multibox_loss(
 
 @jax.custom_jvp
 def cross_entropy(logits, labels):
-    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P]."""
-    return jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P] in [0, C)."""
+    return _cross_entropy(logits, labels)[0]
 
 
 @cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
     """softmax - one-hot in one pass, where the gather's own gradient would be a scatter."""
     logits, labels = primals
-    normaliser = jax.nn.logsumexp(logits, axis=1)
-    is_label = labels[:, None] == jnp.arange(logits.shape[1])[None, :]  # [P, C]
+    entropy, normaliser, is_label = _cross_entropy(logits, labels)
     slope = jnp.exp(logits - normaliser[:, None]) - is_label.astype(logits.dtype)
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return normaliser - chosen, jnp.sum(slope * tangents[0], axis=1)
+    return entropy, jnp.sum(slope * tangents[0], axis=1)
 
 
-def _last(bits, holds):
-    """The largest integer of so many bits for which `holds`, which is true up to it and false beyond."""
+def _cross_entropy(logits, labels):
+    """The cross-entropy [P], log sum exp(logits) [P], and where the labels stand [P, C]."""
+    normaliser = jax.nn.logsumexp(logits, axis=1)
+    is_label = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
+    return normaliser - jnp.sum(jnp.where(is_label, logits, 0), axis=1), normaliser, is_label
+
+
+def _last(bits, zero, holds):
+    """The largest integer of so many bits for which `holds`, which is true from `zero` up to it and false beyond."""
 
     def step(i, found):
         candidate = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, found)
 
-    return jax.lax.fori_loop(0, bits, step, jnp.uint32(0))
+    return jax.lax.fori_loop(0, bits, step, zero)
 
 
 def _sortable(x):

@@ -16,7 +16,7 @@ except ImportError:
 
     Bool = Float = Int = Real = _Plain
 
-__all__ = ["Array", "Bool", "Float", "Int", "Real", "Scalar", "check_shape", "widen"]
+__all__ = ["Array", "Bool", "Float", "Int", "Real", "Scalar", "check_shape", "varying_as", "widen"]
 
 Array = jax.Array | np.ndarray | np.generic
 Scalar = int | float | Real[Array, ""]
@@ -25,15 +25,28 @@ Scalar = int | float | Real[Array, ""]
 LIMIT = 1e9
 
 
-def widen(*arrays):
-    """(numpy or jax.numpy, *arrays as float32 or wider), finite inputs saturated at +-1e9.
+def widen(*arrays, scalars=()):
+    """(numpy or jax.numpy, *arrays as float32 or wider, *scalars in their dtype), arrays saturated at +-1e9.
 
-    JAX if any of the arrays is JAX's. Integers, bfloat16 and float16 become float32; float64 stays.
+    JAX if any of them is JAX's. Integers, bfloat16 and float16 become float32; float64 stays.
     """
-    xp = jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+    xp = jnp if any(isinstance(a, jax.Array) for a in (*arrays, *scalars)) else np
     arrays = [xp.asarray(a) for a in arrays]
     dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
-    return xp, *(xp.clip(a.astype(dtype), -LIMIT, LIMIT) for a in arrays)
+    return (
+        xp,
+        *(xp.clip(a.astype(dtype), -LIMIT, LIMIT) for a in arrays),
+        *(xp.asarray(s).astype(dtype) for s in scalars),
+    )
+
+
+def varying_as(data, start):
+    """`start`, for a loop that turns it into what depends on `data`.
+
+    In a `jax.shard_map` the two must vary over the same axes of the mesh: here by a False that comes from `data`.
+    """
+    never = jnp.any(data[:0])
+    return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), start)
 
 
 def check_shape(name, array, *shape):

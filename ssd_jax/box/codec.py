@@ -20,10 +20,9 @@ def encode(
     """
     check_shape("corners", corners, "P", 4)
     check_shape("priors", priors, *corners.shape)
-    xp, boxes, priors = widen(corner_to_center(corners), priors)
+    xp, boxes, priors, vx, vy, vw, vh = widen(corner_to_center(corners), priors, scalars=variances)
     (cx, cy, w, h), (px, py, pw, ph) = boxes.T, priors.T
     w, h, pw, ph = (xp.maximum(side, NO_SIDE) for side in (w, h, pw, ph))
-    vx, vy, vw, vh = variances
     return xp.stack([(cx - px) / pw / vx, (cy - py) / ph / vy, xp.log(w / pw) / vw, xp.log(h / ph) / vh], axis=-1)
 
 
@@ -36,8 +35,7 @@ def decode(
     """
     check_shape("offsets", offsets, "P", 4)
     check_shape("priors", priors, *offsets.shape)
-    xp, offsets, priors = widen(offsets, priors)
+    xp, offsets, priors, vx, vy, vw, vh = widen(offsets, priors, scalars=variances)
     (tx, ty, tw, th), (px, py, pw, ph) = offsets.T, priors.T
-    vx, vy, vw, vh = variances
     w, h = (xp.exp(xp.minimum(t, LARGEST_LOG_SIZE)) for t in (tw * vw, th * vh))
     return center_to_corner(xp.stack([px + tx * vx * pw, py + ty * vy * ph, pw * w, ph * h], axis=-1))

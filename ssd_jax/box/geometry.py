@@ -1,8 +1,8 @@
 """Areas, overlaps and conversions of boxes. NumPy in, NumPy out; JAX in, JAX out.
 
 Arithmetic is float32 (float64 for NumPy's float64): integers, bfloat16 and float16 are widened first. Any finite
-input gives finite values and finite gradients: in areas and overlaps an inverted side counts as one of length 0,
-coordinates saturate at +-1e9, and areas below 1e-18 fade out of the ratios.
+input gives finite values and finite gradients, but that steep ones overflow in float16: in areas and overlaps an
+inverted side counts as one of length 0, coordinates saturate at +-1e9, and areas below 1e-18 fade out of the ratios.
 """
 
 import math
@@ -231,9 +231,9 @@ def _columns(name, boxes):
 
 
 def _columns_and_size(corners, size):
-    xp, box = _columns("corners", corners)
-    height, width = (xp.maximum(xp.asarray(side).astype(box[0].dtype), 1) for side in size)
-    return xp, box, (height, width)
+    check_shape("corners", corners, "...", 4)
+    xp, corners, height, width = widen(corners, scalars=size)
+    return xp, _split(corners), (xp.maximum(height, 1), xp.maximum(width, 1))
 
 
 def _pairs(a, b):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 from ssd_jax.box.codec import VARIANCES, encode
 from ssd_jax.box.geometry import center_to_corner, iou
 
@@ -13,6 +13,8 @@ BACKGROUND = 0
 
 # Caffe's bipartite step ignores overlaps that are not above this.
 NO_OVERLAP = 1e-6
+# Priors that a ground truth looks at together: of so few the accelerators find the best without a sort.
+CHOICES = 8
 
 
 @jax.jit
@@ -36,7 +38,8 @@ def match(
     if 0 in (len(gt_corners), len(priors)):
         return jnp.full(len(priors), -1, jnp.int32)
     overlap = jax.lax.stop_gradient(iou(gt_corners, center_to_corner(priors)))  # [G, P]
-    overlap = jnp.where(jnp.asarray(gt_valid)[:, None] & (overlap > NO_OVERLAP), overlap, 0)
+    valid = jnp.asarray(gt_valid).astype(bool)
+    overlap = jnp.where(valid[:, None] & (overlap > NO_OVERLAP), overlap, 0)
     largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
     index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, -1)
     own = _bipartite(overlap)  # [G]
@@ -58,9 +61,9 @@ def assign(
     """
     check_shape("gt_labels", gt_labels, len(gt_corners))
     gt_corners, gt_labels = jnp.asarray(gt_corners), jnp.asarray(gt_labels)
+    if len(gt_corners) == 0:  # a row of padding, to have one to index
+        gt_corners, gt_labels = jnp.zeros((1, 4), priors.dtype), jnp.full(1, BACKGROUND, gt_labels.dtype)
     index = match(gt_corners, gt_labels > BACKGROUND, priors, threshold=threshold)  # [P]
-    if len(gt_corners) == 0:
-        return jnp.zeros((len(index), 4)), jnp.full(len(index), BACKGROUND, jnp.int32)
     matched = index >= 0
     offsets = encode(gt_corners[index], priors, variances=variances)
     labels = jnp.where(matched, gt_labels[index], BACKGROUND)
@@ -70,26 +73,39 @@ def assign(
 def _bipartite(overlap):
     """The prior [G] that each ground truth gets for its own in greedy order; P = none.
 
-    The others can take at most G - 1 priors, so each ground truth's best G are all it may need. A pair that is each
-    other's best among the free ones comes before every other pair of the two in greedy order: all such pairs are
-    taken at once, and again among the rest, until none is left.
+    A pair that is each other's best among the free ones comes before every other pair of the two in greedy order: all
+    such pairs are taken at once, and again among the rest, until none is left. Each ground truth looks at its few
+    best priors only, and at the next few where others took all of these.
     """
     ground_truths, priors = overlap.shape
-    best, candidates = jax.lax.top_k(overlap, min(ground_truths, priors))  # [G, K], [G, K]
+    rows = jnp.arange(ground_truths, dtype=jnp.int32)
 
-    def step(state):
+    def look(state):
         own, free, _ = state
-        alone = own == priors  # [G]
-        largest, place = _max_and_place(jnp.where(alone[:, None] & free[candidates], best, 0), axis=1)  # [G], [G]
-        choice = candidates[jnp.arange(ground_truths), place]  # [G]
-        _, suitor = _max_and_place(jnp.where(alone[:, None], overlap[:, choice], 0), axis=0)  # [G]
-        mutual = (suitor == jnp.arange(ground_truths)) & (largest > 0)
-        own = jnp.where(mutual, choice, own)
-        free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
-        return own, free, jnp.any(mutual)
+        left = jnp.where((own == priors)[:, None] & free[None, :], overlap, 0)  # [G, P]
+        best, candidates = jax.lax.top_k(left, min(CHOICES, priors))  # [G, K], [G, K]
 
-    start = jnp.full(ground_truths, priors), jnp.ones(priors, bool), True
-    return jax.lax.while_loop(lambda state: state[2], step, start)[0]
+        def take(state):
+            own, free, _ = state
+            alone = own == priors  # [G]
+            largest, place = _max_and_place(jnp.where(alone[:, None] & free[candidates], best, 0), axis=1)  # [G], [G]
+            choice = candidates[rows, place]  # [G]
+            _, suitor = _max_and_place(jnp.where(alone[:, None], overlap[:, choice], 0), axis=0)  # [G]
+            mutual = (suitor == rows) & (largest > 0)
+            own = jnp.where(mutual, choice, own)
+            free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
+            return own, free, jnp.any(mutual)
+
+        own, free, _ = jax.lax.while_loop(_goes_on, take, (own, free, jnp.any(best > 0)))
+        # The least of the best is the last; but a slice would be folded into top_k, which then sorts all.
+        return own, free, jnp.any((own == priors) & (jnp.min(best, axis=1) > 0))
+
+    start = jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool), jnp.asarray(True)
+    return jax.lax.while_loop(_goes_on, look, varying_as(overlap, start))[0]
+
+
+def _goes_on(state):
+    return state[2]
 
 
 def _max_and_place(x, axis):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, widen
+from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 from ssd_jax.box.geometry import broadcast_iou, iou, upright
 
 # Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
@@ -152,8 +152,8 @@ def _greedy(corners, valid, iou_threshold):
         keep = jax.lax.dynamic_update_slice_in_dim(keep, _fixed_point(overlaps, free), start, 0)
         return keep, start + block
 
-    start = jnp.zeros_like(valid), 0
-    keep, _ = jax.lax.while_loop(lambda state: state[1] < jnp.sum(valid), step, start)
+    start = varying_as(sides, (jnp.zeros(len(valid), bool), jnp.int32(0)))
+    keep, _ = jax.lax.while_loop(lambda state: state[1] < jnp.sum(valid, dtype=jnp.int32), step, start)
     return keep[:count]
 
 
@@ -169,4 +169,4 @@ def _fixed_point(overlaps, free):
         again = free & ~jnp.any(overlaps & better & keep[:, None], axis=0)
         return again, jnp.any(again != keep)
 
-    return jax.lax.while_loop(lambda state: state[1], step, (free, True))[0]
+    return jax.lax.while_loop(lambda state: state[1], step, (free, varying_as(overlaps, jnp.asarray(True))))[0]
