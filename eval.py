@@ -14,9 +14,9 @@ flags.mark_flag_as_required("workdir")
 
 def main(argv: list[str]) -> None:
     """Evaluate as the flags say, and print a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     with command():
+        if len(argv) > 1:
+            raise ValueError(f"arguments are flags, --NAME=VALUE; got {' '.join(argv[1:])}")
         results = evaluate(WORKDIR.value, split=SPLIT.value, step=parse_step(STEP.value))
     print(table(results))
     print(

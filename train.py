@@ -28,9 +28,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: list[str]) -> None:
     """Train as the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     with command():
+        if len(argv) > 1:
+            raise ValueError(f"arguments are flags, --NAME=VALUE; got {' '.join(argv[1:])}")
         place = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
         if DISTRIBUTED.value or any(value is not None for value in place):
             join(*place)

@@ -100,7 +100,10 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: in one line that names the steps there are.
+          ValueError: for any other text.
         """
+        if isinstance(step, str) and step != "best":
+            raise ValueError(f"step is a number or best, got {step!r}")
         found = {None: self.latest, "best": self.best}[step]() if step in (None, "best") else step
         steps = sorted(self._manager.all_steps())
         if found not in steps:

@@ -6,13 +6,18 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import absl.logging
 from absl import app
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags for `app.run`; a field that the config does not have ends the program with one line."""
+    """Parse flags for `app.run`; a config or a field of it that does not exist ends the program with one line."""
+    for argument in argv[1:]:
+        config = re.match(r"--?config=([^:]+)", argument)
+        if config and not Path(config[1]).is_file():
+            sys.exit(f"error: no such config: {config[1]}")
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
@@ -52,7 +57,13 @@ def command(level: int = logging.WARNING) -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SSD_JAX_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_told(error)}")
     finally:
         logger.removeHandler(handler)
         logger.level, logger.propagate = before
+
+
+def _told(error: Exception) -> str:
+    """Say what the operating system refused without its number: "DIR: Permission denied"."""
+    system = isinstance(error, OSError) and error.strerror and error.filename
+    return f"{error.filename}: {error.strerror}" if system else str(error)

@@ -53,7 +53,7 @@ def multibox_loss(
       offsets: predicted offsets from the priors.
       logits: predicted class scores before the softmax; class 0 is the background.
       target_offsets: offsets of the matched ground truth, as from `box.assign`.
-      target_labels: its labels in [0, C), 0 where nothing is matched.
+      target_labels: its labels, 0 where nothing is matched; one that is not in [0, C) makes the sum NaN.
       negative_ratio: negatives per positive that enter the confidence loss, hardest first.
 
     Returns:
@@ -77,24 +77,25 @@ def multibox_loss(
 
 @jax.custom_jvp
 def cross_entropy(logits, labels):
-    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P] in [0, C)."""
-    return _cross_entropy(logits, labels)[0]
+    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P]; NaN for a label that is not in [0, C)."""
+    return jax.nn.logsumexp(logits, axis=1) - _chosen(logits, labels)
 
 
 @cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
     """softmax - one-hot in one pass, where the gather's own gradient would be a scatter."""
     logits, labels = primals
-    entropy, normaliser, is_label = _cross_entropy(logits, labels)
+    normaliser, chosen = jax.nn.logsumexp(logits, axis=1), _chosen(logits, labels)
+    is_label = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]  # [P, C]
     slope = jnp.exp(logits - normaliser[:, None]) - is_label.astype(logits.dtype)
-    return entropy, jnp.sum(slope * tangents[0], axis=1)
+    slope = slope + 0 * chosen[:, None]  # NaN where the label is none
+    return normaliser - chosen, jnp.sum(slope * tangents[0], axis=1)
 
 
-def _cross_entropy(logits, labels):
-    """The cross-entropy [P], log sum exp(logits) [P], and where the labels stand [P, C]."""
-    normaliser = jax.nn.logsumexp(logits, axis=1)
-    is_label = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
-    return normaliser - jnp.sum(jnp.where(is_label, logits, 0), axis=1), normaliser, is_label
+def _chosen(logits, labels):
+    """The logit of each label; NaN where it has none."""
+    beyond = jnp.where(labels < 0, logits.shape[1], labels)  # which would count from the end
+    return jnp.take_along_axis(logits, beyond[:, None], axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
 
 
 def _last(bits, zero, holds):

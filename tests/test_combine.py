@@ -1,5 +1,7 @@
 """Sources made of sources, and sources by name."""
 
+import re
+
 import numpy as np
 import pytest
 import test_coco
@@ -48,7 +50,7 @@ def test_joined():
         joined[7]
     with pytest.raises(ValueError, match=r"the same classes in the same order .*; got cat, dog and dog, cat"):
         Joined([A, Examples([example("b")], ("dog", "cat"))])
-    with pytest.raises(ValueError, match="all inclusive or none is"):
+    with pytest.raises(ValueError, match=r"all inclusive \(.*\) or none is; got both"):
         Joined([A, Examples([example("b")], ("cat", "dog"), inclusive=True)])
     with pytest.raises(ValueError, match="got none"):
         Joined([])
@@ -116,7 +118,9 @@ def test_voc_folders_are_joined(voc, tmp_path_factory):
 
 
 def test_classes_of_a_voc_folder(voc):
-    with pytest.raises(ValueError, match=r"a\.xml: every object's class is one of dog; got 'cat'"):
+    with pytest.raises(
+        ValueError, match=r"a\.xml: every object's class is one of dog, unless drop_other_classes; got 'cat'"
+    ):
         open_source("voc_folder", "train", root=voc, class_names=["dog"])
     dogs = open_source("voc_folder", "train", root=voc, class_names=["dog"], drop_other_classes=True)
     assert [len(dogs[i].boxes) for i in range(2)] == [0, 1] and dogs.class_names == ("dog",)
@@ -159,6 +163,13 @@ def test_open_a_function_of_ones_own(tmp_path, monkeypatch):
 def test_a_split_that_is_none(coco, split):
     with pytest.raises(ValueError, match=r"a (part of a )?split is"):
         open_source("coco_json", split, root=coco)
+
+
+@pytest.mark.parametrize("cut", ["[:0%]", "[:99]", "[-99:]", "[2:1]"])
+def test_a_cut_of_no_pictures_or_of_more_than_there_are(voc, cut):
+    message = re.escape(f"'train{cut}'") + r" must be one or more of the \d+ pictures of 'train'"
+    with pytest.raises(ValueError, match=message):
+        open_source("voc_folder", f"train{cut}", root=voc)
 
 
 def test_a_kind_that_is_none():

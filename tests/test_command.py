@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ssd_jax.command import command
+from ssd_jax.command import command, parse_flags
 
 LOGGER = logging.getLogger("ssd_jax")
 
@@ -28,3 +28,13 @@ def test_what_the_user_can_mend_is_one_line_and_the_rest_is_not_hidden(monkeypat
     with pytest.raises(ValueError, match="rule"), command():
         raise ValueError("rule")
     assert LOGGER.propagate
+
+
+def test_what_the_system_refuses_is_said_without_its_number(tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}/none: No such file or directory$"), command():
+        (tmp_path / "none").read_text()
+
+
+def test_a_config_that_is_not_there_is_one_line():
+    with pytest.raises(SystemExit, match=r"^error: no such config: configs/none\.py$"):
+        parse_flags(["train.py", "--config=configs/none.py:small", "--workdir=runs/none"])

@@ -87,11 +87,27 @@ def test_a_single_picture_is_refused(detector, single):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+    "image",
+    [np.zeros((8, 8, 3), np.float32), *(np.zeros(shape, np.uint8) for shape in ((8, 8), (8, 8, 4), (0, 5, 3)))],
 )
 def test_what_is_no_rgb_picture_is_refused(detector, image):
     with pytest.raises(ValueError, match=r"must be uint8 RGB \[h, w, 3\], got"):
         detector([image])
+
+
+def test_what_is_no_picture_at_all_is_named(detector, tmp_path):
+    with pytest.raises(TypeError, match=r"must be a NumPy array, uint8 RGB \[h, w, 3\], or a path; got NoneType"):
+        detector([None])
+    (tmp_path / "note.txt").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"note\.txt: no picture in a format that can be read"):
+        detector([tmp_path / "note.txt"])
+
+
+def test_pictures_may_come_from_a_generator_or_in_one_array(detector):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    for given in (images, (image for image in images)):
+        for found, wanted in zip(detector(given), detector(list(images)), strict=True):
+            np.testing.assert_array_equal(found.boxes, wanted.boxes)
 
 
 def test_drawing_leaves_the_picture_alone_and_marks_the_box():
@@ -109,3 +125,9 @@ def test_drawing_leaves_the_picture_alone_and_marks_the_box():
 def test_a_small_picture_is_enlarged_for_its_labels():
     found = Detections(np.array([[1.0, 1, 9, 9]]), np.array([0.5]), np.array([1]))
     assert draw(np.zeros((10, 20, 3), np.uint8), found, ("cat",), smallest_side=400).shape == (400, 800, 3)
+
+
+def test_a_very_wide_picture_is_not_enlarged_beyond_measure():
+    found = Detections(np.array([[1.0, 0, 9, 2]]), np.array([0.5]), np.array([1]))
+    assert draw(np.zeros((2, 6000, 3), np.uint8), found, ("cat",)).shape == (2, 6000, 3)
+    assert draw(np.zeros((10, 400, 3), np.uint8), found, ("cat",)).shape == (40, 1600, 3)

@@ -72,7 +72,7 @@ def test_a_run_leaves_its_config_log_and_checkpoints(workdir):
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_resuming_is_the_straight_run(workdir, data, tmp_path):
+def test_resuming_is_the_straight_run(workdir, data, tmp_path, capsys):
     train(tiny.config(data, **{"save_every": 3}), tmp_path)
     # As if stopped after step 3: the later checkpoint is gone, and the log has a line from beyond it.
 
@@ -80,14 +80,18 @@ def test_resuming_is_the_straight_run(workdir, data, tmp_path):
         shutil.rmtree(tmp_path / "checkpoints" / step)
     train(tiny.config(data), tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4, 6, 6]
+    resumed = [line for line in capsys.readouterr().out.splitlines() if "; resuming at" in line]
+    assert len(resumed) == 1 and resumed[0].endswith("; resuming at step 3")
     for a, b in zip(jax.tree.leaves(parameters(workdir, 6)), jax.tree.leaves(parameters(tmp_path, 6)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_run_has_nothing_left_to_do(workdir, data):
-    before = (workdir / "metrics.jsonl").read_text()
-    train(tiny.config(data), workdir)
-    assert (workdir / "metrics.jsonl").read_text() == before
+def test_a_finished_run_has_nothing_left_to_do(workdir, data, capsys):
+    before = [(workdir / name).read_text() for name in ("metrics.jsonl", "config.json")]
+    for steps in (6, 5):
+        train(tiny.config(data, steps=steps, eval_every=0), workdir)
+        assert f"; nothing to train, since it is at step 6 of {steps}" in capsys.readouterr().out
+    assert [(workdir / name).read_text() for name in ("metrics.jsonl", "config.json")] == before
 
 
 def test_the_best_checkpoint_is_the_one_that_evaluated_best(workdir):
@@ -105,7 +109,7 @@ def test_an_evaluation_that_was_cut_short_is_made_on_resuming(workdir, data, tmp
     assert (tmp_path / "checkpoints" / "6" / "score.json").exists()
 
 
-def test_averaged_weights_are_evaluated_saved_and_detected_with(data, tmp_path):
+def test_averaged_weights_are_evaluated_saved_and_detected_with(data, tmp_path, capsys):
     config = tiny.config(data, ema_decay=0.5, accumulate=1)
     train(config, tmp_path)
     with Checkpoints.of_run(tmp_path) as checkpoints:
@@ -115,7 +119,10 @@ def test_averaged_weights_are_evaluated_saved_and_detected_with(data, tmp_path):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(state.ema["params"]["loc0"]["conv"]["kernel"], state.params["loc0"]["conv"]["kernel"])
     assert evaluate(tmp_path)["mAP"] == pytest.approx(lines(tmp_path)[-1]["eval/mAP"], abs=1e-6)
+    capsys.readouterr()
     train(tiny.config(data, ema_decay=0.5, steps=7, eval_every=0), tmp_path)  # resumes with the averages
+    told = "; resuming at step 6 with another eval_every 0 (was 4), steps 7 (was 6)"
+    assert told in capsys.readouterr().out
     with pytest.raises(ValueError, match="ema"):
         train(tiny.config(data, steps=8), tmp_path)
 
@@ -170,7 +177,7 @@ def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(data, tmp_
 def test_evaluation_compiles_once(workdir, data, caplog):
     config = tiny.config(data)
     run = build(config)
-    evaluator = Evaluator(run.model, run.eval_source, batch_size=4, samples=3)
+    evaluator = Evaluator(run.model, run.eval_source, config, samples=3)
     state = replicate(run.state)
     compiled = []
     with jax.log_compiles(), caplog.at_level("WARNING"):
@@ -193,6 +200,8 @@ def test_evaluation_counts_every_picture_once_and_writes_what_it_says(workdir):
     assert written["AP"] == pytest.approx(results["AP"], nan_ok=True)
     assert "bright" in table(results) and "mAP" in table(results)
     assert evaluate(workdir, split="train", step=3)["images"] == 8
+    cut = evaluate(workdir, split="train[:2]")
+    assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
 
 
 def test_detection_draws_files_folders_and_held_out_pictures(workdir, data, tmp_path):
@@ -212,6 +221,8 @@ def test_detection_draws_files_folders_and_held_out_pictures(workdir, data, tmp_
         assert 0 <= found["box"][0] <= found["box"][2] <= 100
     assert all(cv2.imread(str(out / record["drawing"])) is not None for record in records)
     assert detect_pictures(workdir, [], tmp_path / "held", samples=2) == 2
+    assert detect_pictures(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
@@ -258,6 +269,9 @@ def test_a_few_unreadable_pictures_are_skipped_and_too_many_end_the_run(data, tm
     (root / "JPEGImages" / "picture-9.png").write_bytes(b"")
     results = evaluate(tmp_path / "run")
     assert (results["images"], results["unreadable"]) == (4, ["picture-9"])
+    (root / "JPEGImages" / "picture-10.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="max_unreadable allows 1 unreadable pictures, met picture-9, picture-10"):
+        evaluate(tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures():
@@ -323,7 +337,7 @@ def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
     [
         ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
         ({"data.source": "folder"}, r"a data set is one of .*, or module:function; got 'folder'"),
-        ({"batch_size": 6}, "batch_size must be a multiple of the 4 devices, got 6"),
+        ({"batch_size": 6}, "batch_size must be a positive multiple of the 4 devices, got 6"),
         ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
     ],
 )

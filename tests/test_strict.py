@@ -25,6 +25,6 @@ def test_training_stops(root, tmp_path):
 
 
 def test_evaluation_stops(root):
-    evaluator = Evaluator(tiny.MODEL, VOCFolder(root, "val", strict=True), batch_size=4, strict=True)
+    evaluator = Evaluator(tiny.MODEL, VOCFolder(root, "val", strict=True), tiny.config(root, **{"data.strict": True}))
     with pytest.raises(ValueError, match=MESSAGE):
         evaluator({})

@@ -85,14 +85,17 @@ def test_warm_up_rises_linearly_and_does_not_move_the_boundaries(kind):
     ("options", "message"),
     [
         ({"kind": "linear"}, "must be constant, multistep or cosine, got 'linear'"),
-        ({"warmup_steps": 100}, "less than steps=100, got 100"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, r"schedule\.learning_rate must be above 0, got -1\.0"),
+        ({"learning_rate": float("nan")}, r"schedule\.learning_rate must be above 0, got nan"),
+        ({"warmup_steps": 100}, r"schedule\.warmup_steps .* less than steps=100, got 100"),
         ({"kind": "multistep"}, r"increasing boundaries, got \(\)"),
         ({"kind": "multistep", "boundaries": (5, 3)}, r"increasing boundaries, got \(5, 3\)"),
     ],
 )
 def test_wrong_schedules_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        make_schedule(learning_rate=1.0, steps=100, **options)
+        make_schedule(**{"learning_rate": 1.0, "steps": 100} | options)
 
 
 def test_a_wrong_optimizer_is_refused():

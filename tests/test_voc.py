@@ -248,7 +248,8 @@ def test_an_object_without_a_name(root):
 
 def test_a_class_not_in_the_list(root):
     error = annotation_error(root, xml(("wolf", 1, 1, 9, 9)), class_names=["dog", "cat"])
-    one_line(error, f"{root / 'Annotations/a.xml'}: every object's class is one of dog, cat; got 'wolf'")
+    rule = "every object's class is one of dog, cat, unless drop_other_classes"
+    one_line(error, f"{root / 'Annotations/a.xml'}: {rule}; got 'wolf'")
 
 
 def test_class_names_differ(root):

@@ -80,12 +80,11 @@ def _bipartite(overlap):
     ground_truths, priors = overlap.shape
     rows = jnp.arange(ground_truths, dtype=jnp.int32)
 
-    def look(state):
-        own, free, _ = state
-        left = jnp.where((own == priors)[:, None] & free[None, :], overlap, 0)  # [G, P]
+    def settle(own, free, left):
+        """Take the pairs among the best of what is left, overlaps [G, P]; is there more to be looked at?"""
         best, candidates = jax.lax.top_k(left, min(CHOICES, priors))  # [G, K], [G, K]
 
-        def take(state):
+        def step(state):
             own, free, _ = state
             alone = own == priors  # [G]
             largest, place = _max_and_place(jnp.where(alone[:, None] & free[candidates], best, 0), axis=1)  # [G], [G]
@@ -96,16 +95,21 @@ def _bipartite(overlap):
             free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
             return own, free, jnp.any(mutual)
 
-        own, free, _ = jax.lax.while_loop(_goes_on, take, (own, free, jnp.any(best > 0)))
+        own, free, _ = _repeat(step, (own, free, jnp.any(best > 0)))
         # The least of the best is the last; but a slice would be folded into top_k, which then sorts all.
         return own, free, jnp.any((own == priors) & (jnp.min(best, axis=1) > 0))
 
-    start = jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool), jnp.asarray(True)
-    return jax.lax.while_loop(_goes_on, look, varying_as(overlap, start))[0]
+    def again(state):
+        own, free, _ = state
+        return settle(own, free, jnp.where((own == priors)[:, None] & free[None, :], overlap, 0))
+
+    nothing = jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool)
+    return _repeat(again, settle(*varying_as(overlap, nothing), overlap))[0]
 
 
-def _goes_on(state):
-    return state[2]
+def _repeat(step, state):
+    """Take steps from state to state, for as long as its last part is true."""
+    return jax.lax.while_loop(lambda state: state[-1], step, state)
 
 
 def _max_and_place(x, axis):

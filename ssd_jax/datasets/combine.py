@@ -48,7 +48,10 @@ class Joined:
                     f"opened); got {', '.join(self.class_names)} and {', '.join(source.class_names)}"
                 )
             if source.inclusive != self.inclusive:
-                raise ValueError("sources that are joined are all inclusive or none is; got both")
+                raise ValueError(
+                    "sources that are joined are all inclusive (corners name the last pixel inside, as in VOC) or "
+                    "none is; got both: Examples takes inclusive=True"
+                )
         self._ends = list(itertools.accumulate(map(len, self.sources)))
 
     def __len__(self) -> int:

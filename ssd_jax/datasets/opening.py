@@ -139,7 +139,10 @@ def _cut(part: str, open_part: Callable[[str], Any]) -> Any:
     source = open_part(name)
     if "[" not in part:
         return source
-    return Subset(source, slice(_place(start, len(source)), _place(stop, len(source))))
+    cut = slice(_place(start, len(source)), _place(stop, len(source)))
+    if max(map(abs, filter(None, (cut.start, cut.stop))), default=0) > len(source) or not range(len(source))[cut]:
+        raise ValueError(f"{part!r} must be one or more of the {len(source)} pictures of {name!r}")
+    return Subset(source, cut)
 
 
 def _place(text: str | None, length: int) -> int | None:

@@ -223,6 +223,6 @@ def _check_classes(class_names: tuple[str, ...], annotations: Iterable[tuple[str
         for o in annotation.objects:
             if o.name not in class_names:
                 raise ValueError(
-                    f"{folder / image_id}.xml: every object's class is one of {', '.join(class_names)}; "
-                    f"got {o.name!r}"
+                    f"{folder / image_id}.xml: every object's class is one of {', '.join(class_names)}, unless "
+                    f"drop_other_classes; got {o.name!r}"
                 )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ssd_jax.batching import decode, warp
+from ssd_jax.batching import UnreadableImage, decode, warp
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.inference.selection import make_detect
 from ssd_jax.model import SSD, from_description
@@ -62,9 +62,10 @@ class Detector:
         self._detect = jax.jit(make_detect(model, **options))
 
     def __call__(self, images: Sequence[np.ndarray | str | Path]) -> list[Detections]:
-        """Detect in `images`: RGB uint8 arrays `[h, w, 3]`, or paths of picture files."""
-        if isinstance(images, np.ndarray | str | Path):
+        """Detect in `images`: RGB uint8 arrays `[h, w, 3]`, or paths of picture files, in a list or the like."""
+        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
             raise TypeError("images must be a list of pictures, got a single one: write detector([image])")
+        images = list(images)
         found: list[Detections] = []
         for start in range(0, len(images), self._batch_size):
             chunk = [_pixels(image) for image in images[start : start + self._batch_size]]
@@ -97,7 +98,14 @@ def load_detector(directory: str | Path, *, step: int | str | None = None, **opt
 
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise ValueError(f"a picture must be uint8 RGB [h, w, 3], got {image.dtype} {list(image.shape)}")
         return image
-    return decode(Path(image).read_bytes())
+    if not isinstance(image, str | Path):
+        raise TypeError(
+            f"a picture must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}"
+        )
+    try:
+        return decode(Path(image).read_bytes())
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{image}: {error}") from None

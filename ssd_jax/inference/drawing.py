@@ -14,10 +14,11 @@ def draw(
 ) -> np.ndarray:
     """Draw boxes with class names and scores on a copy of an RGB uint8 picture.
 
-    A picture whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read.
+    A picture whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read; but
+    its longer side to four times as much at most.
     """
     height, width = image.shape[:2]
-    zoom = max(1.0, smallest_side / min(height, width))
+    zoom = max(1.0, min(smallest_side / min(height, width), 4 * smallest_side / max(height, width)))
     canvas = cv2.resize(image, (round(width * zoom), round(height * zoom)), interpolation=cv2.INTER_LINEAR)
     scale = max(canvas.shape[:2]) / 1000
     thickness, font = max(1, round(2 * scale)), max(0.4, 0.7 * scale)

@@ -1,6 +1,7 @@
 """From a config to the objects it names."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
+
+logger = logging.getLogger("ssd_jax")
 
 OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of datasets.open_source
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
@@ -90,13 +93,17 @@ def build(config: ConfigDict) -> Run:
       ValueError: for data or a config that cannot be used.
     """
     devices = jax.device_count()
-    if config.batch_size % devices:
-        raise ValueError(f"batch_size must be a multiple of the {devices} devices, got {config.batch_size}")
-    source = open_source(config.data, config.data.train)
-    eval_source = open_source(config.data, config.data.eval)
-    model = build_model(config, 1 + len(source.class_names))
+    if config.batch_size < 1 or config.batch_size % devices:
+        raise ValueError(f"batch_size must be a positive multiple of the {devices} devices, got {config.batch_size}")
     schedule = make_schedule(steps=config.steps, **plain(config.schedule))
     optimizer = make_optimizer(schedule, **plain(config.optimizer))
+    source = open_source(config.data, config.data.train)
+    eval_source = open_source(config.data, config.data.eval)
+    if config.batch_size > len(source):
+        logger.warning(
+            "batch_size = %d: some of the %d pictures come twice in a batch", config.batch_size, len(source)
+        )
+    model = build_model(config, 1 + len(source.class_names))
     key, init_key = jax.random.split(jax.random.key(config.seed))
     step = make_train_step(
         model,

@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ssd_jax.batching import Source, decode, eval_batches
 from ssd_jax.datasets import coco_truth
 from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
 from ssd_jax.loop.build import open_source
-from ssd_jax.loop.workdir import load_config, write_json
+from ssd_jax.loop.unreadable import refuse_many
+from ssd_jax.loop.workdir import load_config, split_name, write_json
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
@@ -28,19 +30,18 @@ class Evaluator:
     Each picture is judged once, whatever their number, by the first process.
     """
 
-    def __init__(
-        self, model: SSD, source: Source, *, batch_size: int, samples: int = 0, strict: bool = False
-    ) -> None:
-        """Prepare to evaluate `batch_size` pictures at a time, rounded up to a multiple of the devices.
+    def __init__(self, model: SSD, source: Source, config: ConfigDict, *, samples: int = 0) -> None:
+        """Prepare to evaluate as `config.eval` and `config.data` say.
 
-        Of the first `samples` pictures the detections are kept for `drawings`. With `strict` a picture that cannot
-        be read is a `ValueError`.
+        The batch is rounded up to a multiple of the devices. Of the first `samples` pictures the detections are kept
+        for `drawings`. More than `data.max_unreadable` pictures that cannot be read are a `ValueError`; with
+        `data.strict`, one.
         """
-        self._source, self._strict = source, strict
+        self._source, self._data = source, config.data
         self._judges = is_first()
         self._truth = coco_truth(source) if self._judges else None
         self._image_size = model.spec.image_size
-        self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+        self._batch_size = -(-config.eval.batch_size // jax.device_count()) * jax.device_count()
         self._samples: dict[int, Detections | None] = dict.fromkeys(range(min(samples, len(source))))
         detect = make_detect(model)
 
@@ -63,14 +64,14 @@ class Evaluator:
         coco = COCOMetric(self._truth) if self._truth else None
         images, unreadable = 0, []
         for index, size, detections in self._detections(variables):
-            if not self._judges:
+            if detections is None:
+                unreadable.append(self._source[index].image_id)
+                refuse_many(unreadable, self._data.max_unreadable)
+            if not self._judges or detections is None:
                 continue
             if stops():
                 return None
             example = self._source[index]
-            if detections is None:
-                unreadable.append(example.image_id)
-                continue
             images += 1
             if index in self._samples:
                 self._samples[index] = detections
@@ -108,7 +109,8 @@ class Evaluator:
             self._source,
             batch_size=self._batch_size,
             image_size=self._image_size,
-            strict=self._strict,
+            strict=self._data.strict,
+            threads=self._data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -160,8 +162,8 @@ def evaluate(workdir: str | Path, *, split: str | None = None, step: int | str |
             f"the data's classes must be those the model was trained on, {detector.class_names}, "
             f"got {tuple(source.class_names)}"
         )
-    evaluator = Evaluator(detector.model, source, batch_size=config.eval.batch_size, strict=config.data.strict)
-    name = split.replace("/", "_").replace(":", "_")
+    evaluator = Evaluator(detector.model, source, config)
+    name = split_name(split)
     scores = evaluator(replicate(detector.variables), coco_results=workdir / f"coco_results_{name}.json")
     results = {"split": split, "step": detector.step} | scores
     path = workdir / f"eval_{name}.json"

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssd_jax.batching import Source
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop.build import Run, build
 from ssd_jax.loop.evaluation import Evaluator, score
 from ssd_jax.loop.interruption import Interruption
 from ssd_jax.loop.log import Log, Silent
 from ssd_jax.loop.trace import Trace
+from ssd_jax.loop.unreadable import Unreadable
 from ssd_jax.loop.window import Window
-from ssd_jax.loop.workdir import save_config
+from ssd_jax.loop.workdir import changes, save_config
 from ssd_jax.model import describe, from_description
 from ssd_jax.parallel import is_first, of_every_process, replicate
 from ssd_jax.training import TrainState
@@ -42,17 +42,11 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     writes = is_first()
-    evaluator = Evaluator(
-        run.model,
-        run.eval_source,
-        batch_size=config.eval.batch_size,
-        samples=config.eval.pictures,
-        strict=config.data.strict,
-    )
+    evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.pictures)
     with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
         start, state, origin = current_state(run, checkpoints, workdir)
         state = replicate(state)
-        if writes:
+        if writes and start < config.steps:
             save_config(config, workdir)
         batches = run.batches(start)
         unreadable = Unreadable(run.source, limit=config.data.max_unreadable)
@@ -137,39 +131,18 @@ def current_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[in
         raise ValueError(f"workdir must be a folder that all processes see, got {workdir} with other checkpoints")
     if start:
         check_same_run(checkpoints.description(start), run.description, workdir)
-        return start, checkpoints.restore(start, run.state), f"; resuming at step {start}"
+        if start >= run.config.steps:
+            origin = f"; nothing to train, since it is at step {start} of {run.config.steps}"
+        else:
+            changed = changes(run.config, workdir)
+            origin = f"; resuming at step {start}" + (f" with another {', '.join(changed)}" if changed else "")
+        return start, checkpoints.restore(start, run.state), origin
     if start == 0:
         raise ValueError(
             f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
             "another --workdir"
         )
     return 0, *run.first_state()
-
-
-class Unreadable:
-    """The pictures that could not be decoded; a few are skipped, more than `limit` end the run."""
-
-    def __init__(self, source: Source, *, limit: int) -> None:
-        """Start with none."""
-        self._source, self._limit = source, limit
-        self._found: set[int] = set()
-
-    def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Note the unreadable pictures of a batch; `batching` has named each in the log."""
-        self._found.update(batch["index"][~batch["readable"]].tolist())
-
-    def check(self) -> None:
-        """Raise `ValueError` where all processes together met too many. All ask."""
-        most = self._limit + 1
-        mine = np.full(most, -1)  # [most], as long in all processes
-        some = sorted(self._found)[:most]
-        mine[: len(some)] = some
-        found = np.unique(of_every_process(mine))
-        names = [self._source[index].image_id for index in found[found >= 0].tolist()]
-        if len(names) > self._limit:
-            raise ValueError(
-                f"data.max_unreadable allows {self._limit} unreadable pictures, met {', '.join(names[:most])}"
-            )
 
 
 def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:

@@ -39,14 +39,15 @@ def detect_pictures(
       step: which checkpoint: a number, or "best"; the newest unless given.
 
     Returns:
-      how many pictures were written. Files that cannot be decoded are reported and left out.
+      how many pictures were written. Files that cannot be decoded are reported and left out; if all are, nothing is
+      written.
     """
     pictures = decoded(of_files(inputs) if inputs else held_out(Path(workdir), samples))
     detector = load_detector(workdir, step=step)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     records, taken = [], set()
     for chunk in chunks(pictures, 8):
+        out.mkdir(parents=True, exist_ok=True)
         for (name, image), found in zip(chunk, detector([image for _, image in chunk]), strict=True):
             found = found.above(score)
             path = out / f"{unused(Path(name).stem, taken)}.png"
@@ -54,7 +55,8 @@ def detect_pictures(
             if not cv2.imwrite(str(path), cv2.cvtColor(drawing, cv2.COLOR_RGB2BGR)):
                 raise OSError(f"cannot write {path}")
             records.append({"image": name, "drawing": path.name} | record(image, found, detector.class_names))
-    write_json(out / "detections.json", records)
+    if records:
+        write_json(out / "detections.json", records)
     return len(records)
 
 

@@ -97,6 +97,8 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
         "class_names": list(class_names),
         "drop_other_classes": False,
         "strict": False,
+        "max_unreadable": 10,
+        "threads": 4,
     }
     config = {"imported": [weights.title, *weights.notes], "data": data, "eval": {"batch_size": 32}}
     write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")

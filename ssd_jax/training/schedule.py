@@ -22,10 +22,14 @@ def make_schedule(
       warmup_steps: length of the warm-up; 0 for none (the paper).
       boundaries, decay: for "multistep", counted from the start of the run.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not learning_rate > 0:
+        raise ValueError(f"schedule.learning_rate must be above 0, got {learning_rate}")
     if kind not in ("constant", "multistep", "cosine"):
         raise ValueError(f"schedule kind must be constant, multistep or cosine, got {kind!r}")
     if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps must be at least 0 and less than steps={steps}, got {warmup_steps}")
+        raise ValueError(f"schedule.warmup_steps must be at least 0 and less than steps={steps}, got {warmup_steps}")
     if kind == "multistep" and (not boundaries or list(boundaries) != sorted(set(boundaries))):
         raise ValueError(f"a multistep schedule needs increasing boundaries, got {tuple(boundaries)}")
     if kind == "cosine":
