@@ -113,6 +113,7 @@ def build(config: ConfigDict) -> Run:
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         skip_nonfinite=config.max_skipped > 0,
+        frozen=() if config.optimizer.thaw_step else tuple(config.optimizer.frozen),
         axis_name=AXIS,
     )
     state = create_state(init_key, model, optimizer, ema=config.ema_decay > 0)

@@ -13,6 +13,7 @@ from ssd_jax.box import assign
 from ssd_jax.loss import multibox_loss
 from ssd_jax.model import SSD
 from ssd_jax.training.averaging import moving_average
+from ssd_jax.training.optimizer import is_frozen
 from ssd_jax.training.state import TrainState
 
 PyTree = Any
@@ -31,6 +32,7 @@ def make_train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
+    frozen: tuple[str, ...] = (),
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Build `train_step(state, batch, key) -> (state, metrics)`.
@@ -50,6 +52,8 @@ def make_train_step(
         none.
       skip_nonfinite: leave the state as it was, but for the step, when the loss or the gradient's norm is not
         finite, and count it in `state.skipped` and `metrics["skipped"]`. The learning rate counts the updates made.
+      frozen: layers that the optimiser never moves (see `make_optimizer`), whose gradients need no computing: they
+        are 0.
       axis_name: the mapped axis of devices.
 
     Raises:
@@ -83,6 +87,9 @@ def make_train_step(
         target_offsets: jax.Array,
         target_labels: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
+        if frozen:
+            held = is_frozen(params, frozen)
+            params = jax.tree.map(lambda p, held: jax.lax.stop_gradient(p) if held else p, params, held)
         variables = {"params": params, "batch_stats": batch_stats}
         (offsets, logits), updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
         loc, conf, _ = jax.vmap(partial(multibox_loss, negative_ratio=negative_ratio))(

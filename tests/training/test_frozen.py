@@ -129,3 +129,17 @@ def test_the_state_of_a_held_trunk_survives_a_checkpoint(tmp_path):
     kernels = [s.params["trunk"]["conv1_1"]["conv"]["kernel"] for s in (state, first, second)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert (kernels[1] != kernels[2]).all()
+
+
+def test_gradients_of_layers_that_stay_need_no_computing():
+    held = ("trunk/conv1_*", "trunk/conv2_*")
+    optimizer = tiny.sgd(frozen=held)
+    state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
+    batch = tiny.first_batch(tiny.Pictures(), 4)
+    steps = [jax.jit(tiny.train_step(optimizer, frozen=names)) for names in ((), held)]
+    (computed, metrics), (spared, fewer) = (step(state, batch, jax.random.key(1)) for step in steps)
+    for a, b in zip(jax.tree.leaves(computed), jax.tree.leaves(spared), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert fewer["gradient_norm"] < metrics["gradient_norm"]
+    flops = [step.lower(state, batch, jax.random.key(1)).compile().cost_analysis()["flops"] for step in steps]
+    assert flops[1] < 0.9 * flops[0]
