@@ -21,7 +21,9 @@ def save_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def changes(config: ConfigDict, workdir: Path) -> list[str]:
-    """Say what differs from the config that the run was started with: "batch_size 4 (was 2)"."""
+    """Say what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)"."""
+    if not (workdir / "config.json").exists():
+        return []
     before = _fields(load_config(workdir).to_dict())
     after = _fields(json.loads(json.dumps(config.to_dict())))
     return [
