@@ -22,7 +22,7 @@ SHAPES = Shapes(64, image_size=64, seed=0)
 
 def train(devices, norm):
     """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
-    model = tiny.MODEL.clone(norm=norm)
+    model = tiny.MODEL.clone(norm=norm, num_classes=1 + len(SHAPES.class_names))
     optimizer = tiny.sgd(1e-4)
     state = create_state(jax.random.key(0), model, optimizer)
     before = ravel_pytree((state.params, state.batch_stats))[0]
@@ -48,6 +48,7 @@ def on_one_device():
 def test_training_is_that_of_one_device(devices, norm, on_one_device):
     before, expected, expected_losses = on_one_device(norm)
     _, got, losses = train(devices, norm)
+    assert np.isfinite(losses).all()
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     # Parameters hardly move in ten steps: what counts is how far the moves themselves differ. Rounding parameters
     # to float32 makes some 1e-4 of that; a sum over devices taken twice, or a mean for a sum, would make over 0.5.
