@@ -24,7 +24,7 @@ STEPS_A_KILL = 40
 
 
 def command(workdir, steps):
-    settings = {"steps": steps, "save_every": 5, "log_every": 5, "eval_every": 0}
+    settings = {"steps": steps, "save_every": 5, "log_every": 5, "eval_every": 0, "batch_size": 2}
     settings |= {"schedule.warmup_steps": 10, "model.width": 1 / 16}
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     return [sys.executable, "train.py", "--config=configs/shapes.py", f"--workdir={workdir}", *flags]
@@ -36,6 +36,7 @@ def start(workdir, steps):
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
         command(workdir, steps),

@@ -120,7 +120,10 @@ def test_averaged_weights_are_evaluated_saved_and_detected_with(data, tmp_path, 
     assert not np.array_equal(state.ema["params"]["loc0"]["conv"]["kernel"], state.params["loc0"]["conv"]["kernel"])
     assert evaluate(tmp_path)["mAP"] == pytest.approx(lines(tmp_path)[-1]["eval/mAP"], abs=1e-6)
     capsys.readouterr()
-    train(tiny.config(data, ema_decay=0.5, steps=7, eval_every=0), tmp_path)  # resumes with the averages
+    train(
+        tiny.config(data, ema_decay=0.5, steps=7, eval_every=0), tmp_path, profile=True
+    )  # resumes with the averages
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     told = "; resuming at step 6 with another eval_every 0 (was 4), steps 7 (was 6)"
     assert told in capsys.readouterr().out
     with pytest.raises(ValueError, match="ema"):
