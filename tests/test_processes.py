@@ -81,8 +81,7 @@ def test_a_signal_to_one_of_them_stops_all_at_one_step_and_the_same_line_goes_on
         stopped = checkpoints.find()
     assert f"a signal: stopped after step {stopped}, which is saved" in outputs[0]
     assert "step" not in outputs[1]  # the first process speaks for all
-    again = start(tmp_path, f"--config.steps={stopped + 5}", "--config.eval_every=0")
-    codes, outputs, errors = finish(again)
+    codes, outputs, errors = finish(start(tmp_path, f"--config.steps={stopped + 5}", "--config.eval_every=0"))
     assert codes == [0, 0], errors
     assert "4 device(s) of kind cpu in 2 process(es), batch 8" in outputs[0]
     assert f"; resuming at step {stopped}" in outputs[0]

@@ -64,13 +64,14 @@ class Evaluator:
         coco = COCOMetric(self._truth) if self._truth else None
         images, unreadable = 0, []
         for index, size, detections in self._detections(variables):
+            if stops():
+                return None
             if detections is None:
                 unreadable.append(self._source[index].image_id)
                 refuse_many(unreadable, self._data.max_unreadable)
-            if not self._judges or detections is None:
                 continue
-            if stops():
-                return None
+            if not self._judges:
+                continue
             example = self._source[index]
             images += 1
             if index in self._samples:

@@ -15,7 +15,7 @@ from ssd_jax.loop.log import Log, Silent
 from ssd_jax.loop.trace import Trace
 from ssd_jax.loop.unreadable import Unreadable
 from ssd_jax.loop.window import Window
-from ssd_jax.loop.workdir import changes, save_config
+from ssd_jax.loop.workdir import changes, jsonlike, save_config
 from ssd_jax.model import describe, from_description
 from ssd_jax.parallel import is_first, of_every_process, replicate
 from ssd_jax.training import TrainState
@@ -155,10 +155,3 @@ def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path)
                 f"{workdir} holds a checkpoint of another model: {name} is {saved.get(name)} in it, "
                 f"{wanted.get(name)} in this config; choose another --workdir"
             )
-
-
-def jsonlike(value: Any) -> Any:
-    """Return `value` as it looks after a trip through JSON: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: jsonlike(item) for key, item in value.items()}
-    return [jsonlike(item) for item in value] if isinstance(value, list | tuple) else value

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from ssd_jax.atomic import write_text
@@ -24,8 +25,7 @@ def changes(config: ConfigDict, workdir: Path) -> list[str]:
     """Say what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)"."""
     if not (workdir / "config.json").exists():
         return []
-    before = _fields(load_config(workdir).to_dict())
-    after = _fields(json.loads(json.dumps(config.to_dict())))
+    before, after = (flatten_dict(jsonlike(c.to_dict()), sep=".") for c in (load_config(workdir), config))
     return [
         f"{name} {after.get(name)} (was {before.get(name)})"
         for name in sorted(before.keys() | after.keys())
@@ -38,12 +38,11 @@ def split_name(split: str) -> str:
     return re.sub(r"[^\w+.%-]+", "_", split).strip("_")
 
 
-def _fields(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a config: {"data.root": ...}."""
-    fields: dict[str, Any] = {}
-    for name, value in section.items():
-        fields |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return fields
+def jsonlike(value: Any) -> Any:
+    """Return `value` as it looks after a trip through JSON: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: jsonlike(item) for key, item in value.items()}
+    return [jsonlike(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
