@@ -119,11 +119,14 @@ class Checkpoints:
         return restored["description"]
 
     def restore(self, step: int, target: PyTree) -> PyTree:
-        """Restore the whole state of `step` as NumPy arrays in the structure of `target`, whose shapes must agree."""
-        plain = to_state_dict(jax.device_get(target))
+        """Restore the whole state of `step` as NumPy arrays in the structure of `target`.
+
+        `target` holds arrays or, as of `jax.eval_shape`, their shapes and dtypes; the shapes must agree.
+        """
+        plain = to_state_dict(target)
         saved, wanted = (
             {name: tuple(array.shape) for name, array in flatten_dict(tree, sep="/").items()}
-            for tree in (self._tree(step), jax.tree.map(np.asarray, plain))
+            for tree in (self._tree(step), plain)
         )
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):

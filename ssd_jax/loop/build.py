@@ -1,6 +1,7 @@
 """From a config to the objects it names."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,8 @@ class Run:
     eval_source: Source
     model: SSD
     schedule: optax.Schedule
-    state: TrainState
+    shapes: TrainState  # of the state, with its dtypes
+    create: Callable[[], TrainState]  # draws the first state
     key: jax.Array  # of all that is random in a step
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, split batch, key), over all devices
 
@@ -47,21 +49,23 @@ class Run:
     def summary(self) -> str:
         """Say in one line what will run on what."""
         kind = jax.local_devices()[0].device_kind
+        parameters = sum(array.size for array in jax.tree.leaves(self.shapes.params))
         return (
             f"{jax.device_count()} device(s) of kind {kind} in {jax.process_count()} process(es), "
-            f"batch {self.config.batch_size}, {sum(map(np.size, jax.tree.leaves(self.state.params))):,} parameters, "
+            f"batch {self.config.batch_size}, {parameters:,} parameters, "
             f"{len(self.source)} training pictures, {len(self.eval_source)} for evaluation, "
             f"classes {', '.join(self.source.class_names)}"
         )
 
     def first_state(self) -> tuple[TrainState, str]:
         """The state of a new run, which may start from weights, and what is to be said of that."""
+        state = self.create()
         if not self.config.init_from:
-            return self.state, ""
+            return state, ""
         variables, origin = start_from(
-            self.config.init_from, self.state.variables, self.source.class_names, width=self.model.width
+            self.config.init_from, state.variables, self.source.class_names, width=self.model.width
         )
-        return self.state.starting_from(variables), f"; starting from {origin}"
+        return state.starting_from(variables), f"; starting from {origin}"
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """This process's share of every batch from `start_step` on."""
@@ -116,8 +120,18 @@ def build(config: ConfigDict) -> Run:
         frozen=() if config.optimizer.thaw_step else tuple(config.optimizer.frozen),
         axis_name=AXIS,
     )
-    state = create_state(init_key, model, optimizer, ema=config.ema_decay > 0)
-    return Run(config, source, eval_source, model, schedule, state, key, over_devices(step))
+    drawn = {"key": init_key, "model": model, "optimizer": optimizer, "ema": config.ema_decay > 0}
+    return Run(
+        config,
+        source,
+        eval_source,
+        model,
+        schedule,
+        shapes=create_state.eval_shape(**drawn),
+        create=functools.partial(create_state, **drawn),
+        key=key,
+        step=over_devices(step),
+    )
 
 
 def open_source(data: ConfigDict, split: str) -> Source:

@@ -136,7 +136,7 @@ def current_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[in
         else:
             changed = changes(run.config, workdir)
             origin = f"; resuming at step {start}" + (f" with another {', '.join(changed)}" if changed else "")
-        return start, checkpoints.restore(start, run.state), origin
+        return start, checkpoints.restore(start, run.shapes), origin
     if start == 0:
         raise ValueError(
             f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "

@@ -66,7 +66,7 @@ class Window:
         memory = jax.local_devices()[0].memory_stats()
         if memory:  # a CPU has none of its own
             means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
-        self._steps = []
+        self._steps, self._left_out = [], 0
         self.restart()
         return means
 

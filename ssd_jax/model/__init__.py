@@ -5,6 +5,7 @@ from ssd_jax.model.resnet import ResNet50
 from ssd_jax.model.ssd import (
     MEAN_COLOUR,
     SSD,
+    compile_to_run_once,
     deep_tuple,
     describe,
     from_description,
@@ -20,6 +21,7 @@ __all__ = [
     "VGG16",
     "ChannelNorm",
     "ResNet50",
+    "compile_to_run_once",
     "deep_tuple",
     "describe",
     "from_description",

@@ -161,20 +161,21 @@ def from_description(description: dict[str, Any]) -> SSD:
 
 
 def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
-    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm."""
-    # Run once: to optimise its many random draws would take longer than everything else before the first step.
-    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
-    return init(key, _black(model))
+    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm.
+
+    Meant for `compile_to_run_once`: without jit each of its many draws is compiled by itself.
+    """
+    size = model.spec.image_size
+    return model.init(key, jnp.zeros((1, size, size, 3)))
 
 
 def variable_shapes(model: SSD) -> dict[str, PyTree]:
     """Shapes and dtypes of what `initialise` would draw."""
-    return jax.eval_shape(model.init, jax.random.key(0), _black(model))
+    return jax.eval_shape(partial(initialise, model), jax.random.key(0))
 
 
-def _black(model: SSD) -> jax.Array:
-    size = model.spec.image_size
-    return jnp.zeros((1, size, size, 3))
+# To optimise the many draws of a model would take longer than everything else before the first step.
+compile_to_run_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def deep_tuple(value: Any) -> Any:

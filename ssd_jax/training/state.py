@@ -1,5 +1,6 @@
 """What a run carries from step to step."""
 
+from functools import partial
 from typing import Any
 
 import flax
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssd_jax.model import SSD, initialise
+from ssd_jax.model import SSD, compile_to_run_once, initialise
 
 PyTree = Any
 
@@ -33,6 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
         return self.replace(**variables, ema=jax.tree.map(jnp.copy, variables) if self.ema else {})
 
 
+@partial(compile_to_run_once, static_argnames=("model", "optimizer", "ema"))
 def create_state(
     key: jax.Array, model: SSD, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
