@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/python train.py --config=configs/voc_folder.py --workdir=runs/mine --config.data.root=DIR"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -20,26 +20,22 @@ from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS_A_KILL = 40
+STEPS_A_KILL = 15  # of which a killed run makes some twelve at most
 
 
-def command(workdir, steps):
-    settings = {"steps": steps, "save_every": 5, "log_every": 5, "eval_every": 0, "batch_size": 2}
-    settings |= {"schedule.warmup_steps": 10, "model.width": 1 / 16}
-    flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "train.py", "--config=configs/shapes.py", f"--workdir={workdir}", *flags]
-
-
-def start(workdir, steps):
+def start(workdir, steps, cache):
     # Unoptimised code compiles faster, and the run left alone compiles for all.
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "NPROC": "16",  # keeps jax <= 0.11.2 from deadlocking on fake devices
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "xla"),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT / "tests"),
     }
+    settings = [f"--config.steps={steps}", "--config.log_every=1", "--config.eval_every=0"]
     return subprocess.Popen(
-        command(workdir, steps),
+        [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *settings],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -48,10 +44,12 @@ def start(workdir, steps):
     )
 
 
-def until_it_logs(process, log):
-    """Wait until the run writes to its log, or ends."""
-    before = log.stat().st_size if log.exists() else 0
-    while process.poll() is None and (log.stat().st_size if log.exists() else 0) <= before:
+def until_it_logged(process, log, lines):
+    """Wait until the run has written so many lines to its log, or ends."""
+    size = None
+    while lines > 0 and process.poll() is None:
+        before, size = size, log.stat().st_size if log.exists() else 0
+        lines -= before is not None and size > before
         time.sleep(0.01)
 
 
@@ -61,18 +59,18 @@ def finish(process):
         raise RuntimeError(f"the run ended with {process.returncode}:\n{errors}")
 
 
-def interrupted_run(workdir, *, signals, steps, seed):
+def interrupted_run(workdir, *, signals, steps, seed, cache):
     """Run to the end through `signals` at random moments; return how many hit a running process."""
     moments = random.Random(seed)
     hits = 0
     for number in signals:
-        process = start(workdir, steps)
-        until_it_logs(process, workdir / "metrics.jsonl")
-        time.sleep(moments.uniform(0, 0.5))
+        process = start(workdir, steps, cache)
+        until_it_logged(process, workdir / "metrics.jsonl", moments.randint(1, 12))
+        time.sleep(moments.uniform(0, 0.05))
         process.send_signal(number)
         process.communicate()
         hits += process.returncode in (-number, EXIT_CODE)
-    finish(start(workdir, steps))
+    finish(start(workdir, steps, cache))
     return hits
 
 
@@ -82,13 +80,17 @@ def final_state(workdir, steps):
         return checkpoints.restore_variables(steps)
 
 
-def compare(signals, *, seed=0):
-    """Return how many of the signals hit, and whether both ends are equal bit by bit."""
+def compare(signals, *, seed=0, cache=None):
+    """Return how many of the signals hit, and whether both ends are equal bit by bit.
+
+    `cache` is a folder for compiled programs, by default one that goes at the end.
+    """
     steps = STEPS_A_KILL * (len(signals) + 1)
     with tempfile.TemporaryDirectory() as folder:
         straight, interrupted = Path(folder) / "straight", Path(folder) / "interrupted"
-        finish(start(straight, steps))
-        hits = interrupted_run(interrupted, signals=signals, steps=steps, seed=seed)
+        cache = cache or Path(folder) / "xla"
+        finish(start(straight, steps, cache))
+        hits = interrupted_run(interrupted, signals=signals, steps=steps, seed=seed, cache=cache)
         ends = [jax.tree.leaves(final_state(workdir, steps)) for workdir in (straight, interrupted)]
     return hits, all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 

@@ -9,7 +9,7 @@ from ssd_jax.augment import AugmentOptions
 
 
 def get_config() -> ConfigDict:
-    config = tiny.config("", steps=10, batch_size=8, log_every=5, save_every=5, eval_every=5).unlock()
+    config = tiny.config("", steps=10, batch_size=8, log_every=5, save_every=5, eval_every=5, ema_decay=0.0).unlock()
     config.data.update(source="shapes", image_size=64, train="train:64", eval="test:11")
     config.augment = ConfigDict(dataclasses.asdict(AugmentOptions(interpolations=("linear",))))
     # A higher rate, or Adam's division, would magnify rounding from step to step.

@@ -103,18 +103,6 @@ def test_a_wrong_optimizer_is_refused():
         make_optimizer(lambda _: 1.0, kind="adam")
 
 
-def test_a_batch_without_objects_has_no_loss_and_moves_nothing():
-    optimizer = tiny.sgd(weight_decay=0.0)
-    state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
-    batch = tiny.first_batch(tiny.Pictures(), 4)
-    batch = batch | {"labels": np.zeros_like(batch["labels"])}
-    after, metrics = jax.jit(tiny.train_step(optimizer))(state, batch, jax.random.key(1))
-    assert metrics["loss"] == 0
-    assert metrics["positives"] == 0
-    for before_leaf, after_leaf in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
-        np.testing.assert_array_equal(before_leaf, after_leaf)
-
-
 def test_one_picture_overfits_and_the_detector_returns_its_boxes():
     source = tiny.Pictures()
     example = source[3]

@@ -14,7 +14,7 @@ from ssd_jax.training import create_state
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
-OPTIMIZER = tiny.sgd()
+OPTIMIZER = tiny.sgd(weight_decay=0.0)
 BATCH = tiny.first_batch(tiny.Pictures(), 4)
 KEY = jax.random.key(1)
 DECAY = 0.15
@@ -49,13 +49,24 @@ def test_parameters_and_statistics_are_averaged(state, plain):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-7)
 
 
+def test_a_batch_without_objects_has_no_loss_and_moves_nothing(state, plain):
+    after, metrics = plain(state, BATCH | {"labels": np.zeros_like(BATCH["labels"])}, KEY)
+    assert metrics["loss"] == 0
+    assert metrics["positives"] == 0
+    for before_leaf, after_leaf in pairs(state.params, after.params):
+        np.testing.assert_array_equal(before_leaf, after_leaf)
+
+
 def test_batchnorm_takes_the_statistics_of_each_part_in_turn(state, plain):
-    images = preprocess(jnp.asarray(BATCH["images"]))
+    @jax.jit
+    def statistics_after(batch_stats, images):
+        variables = {"params": state.params, "batch_stats": batch_stats}
+        _, updated = tiny.MODEL.apply(variables, preprocess(images), train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]
+
     expected = state.batch_stats
-    for part in (images[:2], images[2:]):
-        variables = {"params": state.params, "batch_stats": expected}
-        _, updated = tiny.MODEL.apply(variables, part, train=True, mutable=["batch_stats"])
-        expected = updated["batch_stats"]
+    for part in (BATCH["images"][:2], BATCH["images"][2:]):
+        expected = statistics_after(expected, part)
     after, _ = plain(state, BATCH, KEY)
     for got, wanted in pairs(after.batch_stats, expected):
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
