@@ -1,5 +1,6 @@
 """Strict in tests: four CPU devices, no silent rank or dtype promotion; warnings are errors (setup.cfg)."""
 
+import gc
 import os
 
 # Both must be set before jax starts. NPROC keeps jax <= 0.11.2 from deadlocking on fake devices.
@@ -18,6 +19,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several tests train the same tiny model: it is compiled once, for all of them and for both workers.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Tracing makes many objects that stay: to look through all of them as often as by default takes a quarter of it.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -38,7 +38,7 @@ def published(tmp_path_factory):
 def config_of(data, **changes):
     config = tiny.config(data).unlock()
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
-    config.update(steps=2, log_every=1, save_every=2, eval_every=10)
+    config.update(steps=2, log_every=1, save_every=2, eval_every=0)
     config.data.update(eval="test", class_names=CLASSES)
     config.model.update(norm=None, kernel_init="xavier")
     config.schedule.update(learning_rate=1e-6, warmup_steps=0)
