@@ -231,7 +231,7 @@ def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
     for place in (workdir, workdir / "checkpoints"):
         detector = load_detector(place)
         assert detector.class_names == ("bright", "dark")
-        assert detector.model == tiny.MODEL.clone(l2_scale=10.0)
+        assert detector.model == tiny.SHORT.clone(l2_scale=10.0)
         assert len(detector([tiny.Pictures()[1].image])) == 1
 
 

@@ -20,7 +20,7 @@ SHAPES = Shapes(64, image_size=64, seed=0)
 
 def train(devices):
     """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
-    model = tiny.MODEL.clone(num_classes=1 + len(SHAPES.class_names))
+    model = tiny.SHORT.clone(num_classes=1 + len(SHAPES.class_names))
     optimizer = tiny.sgd(1e-4)
     state = create_state(jax.random.key(0), model, optimizer)
     before = ravel_pytree((state.params, state.batch_stats))[0]

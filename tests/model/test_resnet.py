@@ -14,7 +14,7 @@ from configs import ssd300_resnet50_voc
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC
 from ssd_jax.loop.build import build_model
 from ssd_jax.loop.fit import check_same_run
-from ssd_jax.model import SSD, compile_to_run_once, describe, from_description, initialise, preprocess
+from ssd_jax.model import SSD, describe, from_description, preprocess, variable_shapes
 from ssd_jax.model.summary import summarize
 
 PROMOTION = "standard"  # optax's schedules promote
@@ -71,7 +71,8 @@ def test_ssd512s_grids():
 
 def test_training_reaches_the_whole_trunk_and_the_extra_layers():
     model = tiny.MODEL.clone(trunk="resnet50")
-    variables = compile_to_run_once(initialise, static_argnums=0)(model, jax.random.key(0))
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: random.uniform(0.01, 0.1, x.shape).astype(x.dtype), variable_shapes(model))
     images = preprocess(jnp.asarray(tiny.first_batch(tiny.Pictures(), 4)["images"]))
 
     @jax.jit
@@ -91,7 +92,7 @@ def test_training_reaches_the_whole_trunk_and_the_extra_layers():
 def test_it_needs_batch_norm():
     with pytest.raises(ValueError, match=r"trunk resnet50 is made with BatchNorm and needs norm='batch', got None"):
         SSD(3, tiny.SPEC, trunk="resnet50")
-    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50'\), got 'vgg19'"):
+    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50', .*\), got 'vgg19'"):
         SSD(3, tiny.SPEC, trunk="vgg19")
 
 

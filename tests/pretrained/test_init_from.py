@@ -40,7 +40,7 @@ def config_of(data, **changes):
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
     config.update(steps=2, log_every=1, save_every=2, eval_every=0)
     config.data.update(eval="test", class_names=CLASSES)
-    config.model.update(norm=None, kernel_init="xavier")
+    config.model.update(norm=None, kernel_init="xavier", trunk="vgg16")
     config.schedule.update(learning_rate=1e-6, warmup_steps=0)
     config.update(changes)
     return config.lock()

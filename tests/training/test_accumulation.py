@@ -11,7 +11,7 @@ from ssd_jax.training import create_state
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
-MODEL = tiny.MODEL.clone(norm=None)
+MODEL = tiny.SHORT.clone(norm=None)
 BATCH = tiny.first_batch(tiny.Pictures(), 8)
 
 
