@@ -160,22 +160,25 @@ def from_description(description: dict[str, Any]) -> SSD:
     return SSD(**(description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}))
 
 
-def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
-    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm.
+# To optimise the many draws of a model would take longer than everything else before the first step.
+compile_to_run_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-    Meant for `compile_to_run_once`: without jit each of its many draws is compiled by itself.
-    """
+
+@partial(compile_to_run_once, static_argnames="model")
+def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
+    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm."""
+    return draw(model, key)
+
+
+def draw(model: SSD, key: jax.Array) -> dict[str, PyTree]:
+    """Do what `initialise` does, as a part of a program that `compile_to_run_once` compiles."""
     size = model.spec.image_size
     return model.init(key, jnp.zeros((1, size, size, 3)))
 
 
 def variable_shapes(model: SSD) -> dict[str, PyTree]:
     """Shapes and dtypes of what `initialise` would draw."""
-    return jax.eval_shape(partial(initialise, model), jax.random.key(0))
-
-
-# To optimise the many draws of a model would take longer than everything else before the first step.
-compile_to_run_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.eval_shape(partial(draw, model), jax.random.key(0))
 
 
 def deep_tuple(value: Any) -> Any:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.atomic import write_text
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.model import compile_to_run_once, describe, initialise, variable_shapes
+from ssd_jax.model import describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
 PyTree = Any
@@ -108,8 +108,7 @@ def _initial(weights: Weights) -> dict[str, Any]:
     """Draw initial parameters, if any are missing."""
     if set(weights.params) == set(flatten_dict(variable_shapes(weights.model)["params"], sep="/")):
         return {}
-    draw = compile_to_run_once(initialise, static_argnums=0)
-    return flatten_dict(draw(weights.model, jax.random.key(0))["params"], sep="/")
+    return flatten_dict(initialise(weights.model, jax.random.key(0))["params"], sep="/")
 
 
 def _of_workdir(workdir: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

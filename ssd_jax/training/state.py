@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssd_jax.model import SSD, compile_to_run_once, initialise
+from ssd_jax.model import SSD, compile_to_run_once, draw
 
 PyTree = Any
 
@@ -39,7 +39,7 @@ def create_state(
     key: jax.Array, model: SSD, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
     """Initialise parameters, BatchNorm statistics and optimiser, and with `ema` their average."""
-    variables = initialise(model, key)
+    variables = draw(model, key)
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return TrainState(
         step=jnp.zeros((), jnp.int32),

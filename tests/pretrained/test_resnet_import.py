@@ -10,13 +10,12 @@ import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 from writers import pth
 
-from ssd_jax.model import ResNet50, compile_to_run_once, initialise, preprocess
+from ssd_jax.model import ResNet50, initialise, preprocess
 from ssd_jax.model.layers import ConvBlock
 from ssd_jax.pretrained import load, start_from
 from ssd_jax.pretrained.__main__ import run
 
 MODEL = tiny.MODEL.clone(trunk="resnet50", width=reference.WIDTH)
-DRAW = compile_to_run_once(initialise, static_argnums=0)
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = np.array([0.229, 0.224, 0.225])[:, None, None]
 
@@ -57,7 +56,7 @@ def test_the_trunk_computes_what_torchvisions_does(tmp_path, side):
 def test_a_training_starts_from_it(tmp_path):
     tensors = reference.resnet_tensors()
     path = write(tmp_path, tensors)
-    before = DRAW(MODEL, jax.random.key(0))
+    before = initialise(MODEL, jax.random.key(0))
     after, said = start_from(path, before, ("a", "b"), width=reference.WIDTH)
     assert said == f"{path} (torchvision's ResNet-50): the trunk is taken"
     before, after = (flatten_dict(variables, sep="/") for variables in (before, after))
@@ -71,7 +70,7 @@ def test_a_training_starts_from_it(tmp_path):
 
 def test_the_other_trunk_is_refused(tmp_path):
     path = write(tmp_path, reference.resnet_tensors())
-    variables = DRAW(tiny.MODEL, jax.random.key(0))
+    variables = initialise(tiny.MODEL, jax.random.key(0))
     with pytest.raises(ValueError, match=r"trunk/conv1/norm/mean has shape \[4\] in it and nothing in the model to"):
         start_from(path, variables, ("a", "b"), width=reference.WIDTH)
 
