@@ -4,10 +4,8 @@ python tests/kills.py --kills=20 [--signal=SIGTERM]
 """
 
 import argparse
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,33 +13,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from launch import start_training
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop import EXIT_CODE
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS_A_KILL = 15  # of which a killed run makes some twelve at most
 
 
 def start(workdir, steps, cache):
-    # Unoptimised code compiles faster, and the run left alone compiles for all.
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
-        "NPROC": "16",  # keeps jax <= 0.11.2 from deadlocking on fake devices
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT / "tests"),
-    }
     settings = [f"--config.steps={steps}", "--config.log_every=1", "--config.eval_every=0"]
-    return subprocess.Popen(
-        [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *settings],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_training(workdir, *settings, devices=4, cache=cache)
 
 
 def until_it_logged(process, log, lines):

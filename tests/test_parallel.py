@@ -1,5 +1,7 @@
 """N devices must train as one does."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ STEPS = 10
 SHAPES = Shapes(64, image_size=64, seed=0)
 
 
-def train(devices):
+def train(devices, norm):
     """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
-    model = tiny.SHORT.clone(num_classes=1 + len(SHAPES.class_names))
+    model = tiny.SHORT.clone(norm=norm, num_classes=1 + len(SHAPES.class_names))
     optimizer = tiny.sgd(1e-4)
     state = create_state(jax.random.key(0), model, optimizer)
     before = ravel_pytree((state.params, state.batch_stats))[0]
@@ -39,13 +41,13 @@ def train(devices):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return train(1)
+    return functools.cache(functools.partial(train, 1))
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_training_is_that_of_one_device(devices, on_one_device):
-    before, expected, expected_losses = on_one_device
-    _, got, losses = train(devices)
+@pytest.mark.parametrize(("devices", "norm"), [(2, None), (4, None), (4, "batch")])
+def test_training_is_that_of_one_device(devices, norm, on_one_device):
+    before, expected, expected_losses = on_one_device(norm)
+    _, got, losses = train(devices, norm)
     assert np.isfinite(losses).all()
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     # Parameters hardly move in ten steps: what counts is how far the moves themselves differ. Rounding parameters

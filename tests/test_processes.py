@@ -1,14 +1,12 @@
 """Several processes, here on one machine, must train as one does."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,29 +14,22 @@ import pytest
 import shapes_config
 import tiny
 from jax.flatten_util import ravel_pytree
+from launch import ROOT, start_training
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop import EXIT_CODE, train
 from ssd_jax.parallel import join, of_every_process
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def start(workdir, *arguments):
-    """Start two processes of two devices each that train as `shapes_config` says."""
+    """Start two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
-    command = [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *arguments]
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT / "tests"),
-    }
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*command, *place, f"--process_id={i}"], **options) for i in range(2)]
+    options = {"devices": 2, "cache": jax.config.jax_compilation_cache_dir}
+    return [start_training(workdir, *arguments, *place, f"--process_id={i}", **options) for i in range(2)]
 
 
 def finish(processes):
@@ -70,9 +61,10 @@ def test_two_processes_stop_together_at_a_signal_to_one_and_go_on_as_one_process
     assert f"a signal: stopped after step {stopped}, which is saved" in outputs[0]
     assert "step" not in outputs[1]  # the first process speaks for all
 
-    last = stopped + 5
-    codes, outputs, errors = finish(start(two, f"--config.steps={last}"))
+    last = stopped + 10  # of which the last five are traced
+    codes, outputs, errors = finish(start(two, f"--config.steps={last}", "--profile"))
     assert codes == [0, 0], errors
+    assert len(list((two / "profile").rglob("*.xplane.pb"))) == 1
     assert "4 device(s) of kind cpu in 2 process(es), batch 8" in outputs[0]
     assert f"; resuming at step {stopped}" in outputs[0]
 

@@ -124,7 +124,7 @@ def config(root, **changes):
     config.data.update(root=str(root), train="train", eval="val", canvas_size=64, max_boxes=4, max_unreadable=1)
     config.spec = ConfigDict(dataclasses.asdict(SPEC))
     config.model.update(width=SHORT.width, trunk=SHORT.trunk)
-    config.ema_decay = 0.5
+    config.ema_decay = 0.5  # a short memory, which six steps show
     config.schedule.update(kind="constant", warmup_steps=2)  # the same program for any number of steps
     config.eval.batch_size = 4
     config.update_from_flattened_dict(changes)

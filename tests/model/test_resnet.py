@@ -1,6 +1,5 @@
-"""ResNet-50 as a trunk: its layers, what it leaves to the extra layers, and what training reaches."""
+"""ResNet-50 as a trunk: its layers, what it leaves to the extra layers, and a step of training."""
 
-import functools
 import json
 
 import jax
@@ -11,11 +10,14 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from configs import ssd300_resnet50_voc
+from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC
 from ssd_jax.loop.build import build_model
 from ssd_jax.loop.fit import check_same_run
-from ssd_jax.model import SSD, describe, from_description, preprocess, variable_shapes
+from ssd_jax.model import SSD, describe, from_description
+from ssd_jax.model.ssd import TRUNKS
 from ssd_jax.model.summary import summarize
+from ssd_jax.training import create_state, make_train_step
 
 PROMOTION = "standard"  # optax's schedules promote
 
@@ -69,30 +71,27 @@ def test_ssd512s_grids():
     assert (offsets.shape, logits.shape) == ((1, 24564, 4), (1, 24564, 21))
 
 
-def test_training_reaches_the_whole_trunk_and_the_extra_layers():
+def test_a_step_of_training_moves_the_whole_trunk_and_the_extra_layers():
     model = tiny.MODEL.clone(trunk="resnet50")
-    random = np.random.default_rng(0)
-    variables = jax.tree.map(lambda x: random.uniform(0.01, 0.1, x.shape).astype(x.dtype), variable_shapes(model))
-    images = preprocess(jnp.asarray(tiny.first_batch(tiny.Pictures(), 4)["images"]))
-
-    @jax.jit
-    @functools.partial(jax.grad, has_aux=True)
-    def gradients_and_statistics(params):
-        outputs, updated = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
-        return sum(jnp.sum(output**2) for output in outputs), updated["batch_stats"]
-
-    gradients, statistics = gradients_and_statistics(variables["params"])
-    for name, gradient in flatten_dict(gradients, sep="/").items():
-        assert np.isfinite(gradient).all() and np.any(gradient), name
-    before, after = (flatten_dict(tree, sep="/") for tree in (variables["batch_stats"], statistics))
-    for name, array in before.items():
-        assert np.isfinite(after[name]).all() and not np.array_equal(array, after[name]), name
+    optimizer = tiny.sgd(1e-3, weight_decay=0.0)
+    state = create_state(jax.random.key(0), model, optimizer)
+    step = jax.jit(make_train_step(model, optimizer, tiny.PRIORS, NO_AUGMENTATION))
+    after, metrics = step(state, tiny.first_batch(tiny.Pictures(), 4), jax.random.key(1))
+    assert np.isfinite(metrics["loss"])
+    assert metrics["positives"] > 0
+    for before, moved in ((state.params, after.params), (state.batch_stats, after.batch_stats)):
+        before, moved = (flatten_dict(tree, sep="/") for tree in (before, moved))
+        for name, array in before.items():
+            assert np.isfinite(moved[name]).all(), name
+            # Small objects match no prior of some map, whose head of offsets stays.
+            assert not np.array_equal(array, moved[name]) or name.startswith("loc"), name
 
 
-def test_it_needs_batch_norm():
+def test_it_needs_batch_norm(monkeypatch):
+    monkeypatch.delitem(TRUNKS, "short")  # the tests' own
     with pytest.raises(ValueError, match=r"trunk resnet50 is made with BatchNorm and needs norm='batch', got None"):
         SSD(3, tiny.SPEC, trunk="resnet50")
-    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50', .*\), got 'vgg19'"):
+    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50'\), got 'vgg19'"):
         SSD(3, tiny.SPEC, trunk="vgg19")
 
 
