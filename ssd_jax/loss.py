@@ -12,8 +12,7 @@ def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
     """0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3)."""
     _, x = widen(jnp.asarray(x))
     size = jnp.abs(x)
-    near = jnp.minimum(size, 1)
-    return near * (size - 0.5 * near)
+    return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
 
 
 @jax.jit

@@ -17,7 +17,7 @@ ORDER = [
     *("batching", "datasets", "parallel", "inference", "training", "loop"),
 ]
 # Within box.
-BOX_ORDER = ["arrays", "geometry", "codec", "matching", "nms", "priors"]
+BOX_ORDER = ["extrema", "arrays", "geometry", "codec", "matching", "nms", "priors"]
 HEAVY = ("flax", "optax", "orbax", "grain", "cv2", "tensorflow_datasets", "jaxtyping", "chex")
 # A name that one room alone says.
 ONLY_IN = {"orbax": "checkpoint", "pmap": "parallel"}

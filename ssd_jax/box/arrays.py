@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssd_jax.box.extrema import bounded
+
 try:
     from jaxtyping import Bool, Float, Int, Real
 except ImportError:
@@ -35,7 +37,7 @@ def widen(*arrays, scalars=()):
     dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
     return (
         xp,
-        *(xp.clip(a.astype(dtype), -LIMIT, LIMIT) for a in arrays),
+        *(bounded(xp, a.astype(dtype), -LIMIT, LIMIT) for a in arrays),
         *(xp.asarray(s).astype(dtype) for s in scalars),
     )
 

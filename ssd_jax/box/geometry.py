@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.box.arrays import Array, Float, Real, check_shape, widen
+from ssd_jax.box.extrema import bounded, maximum, minimum
 
 # The smallest denominators: their inverse squares, in the gradient of a quotient, must stay inside float32.
 NO_AREA = 1e-18
@@ -90,7 +91,7 @@ def clip(corners: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
     """Corners [*n, 4], fractions, cut to the picture: every coordinate in [0, 1]."""
     check_shape("corners", corners, "...", 4)
     xp, corners = widen(corners)
-    return xp.clip(corners, 0, 1)
+    return bounded(xp, corners, 0, 1)
 
 
 def area(corners: Real[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -188,7 +189,7 @@ def _distance_iou(xp, a, b):
 def _complete_iou(xp, a, b):
     constant = jax.lax.stop_gradient if xp is jnp else lambda x: x
     shape = 4 / math.pi**2 * (_angle(xp, a) - _angle(xp, b)) ** 2
-    weight = constant(_ratio(xp, shape, xp.maximum(1 - broadcast_iou(xp, a, b), 0) + shape))
+    weight = constant(_ratio(xp, shape, maximum(xp, 1 - broadcast_iou(xp, a, b), 0) + shape))
     return _distance_iou(xp, a, b) - weight * shape
 
 
@@ -203,17 +204,17 @@ def _area(box):
 
 def _angle(xp, box):
     width, height = _sides(box)
-    return xp.arctan2(xp.maximum(width, NO_SIDE), xp.maximum(height, NO_SIDE))
+    return xp.arctan2(maximum(xp, width, NO_SIDE), maximum(xp, height, NO_SIDE))
 
 
 def _hull(xp, a, b):
-    return xp.minimum(a[0], b[0]), xp.minimum(a[1], b[1]), xp.maximum(a[2], b[2]), xp.maximum(a[3], b[3])
+    return minimum(xp, a[0], b[0]), minimum(xp, a[1], b[1]), maximum(xp, a[2], b[2]), maximum(xp, a[3], b[3])
 
 
 def _intersection(xp, a, b):
-    width = xp.minimum(a[2], b[2]) - xp.maximum(a[0], b[0])
-    height = xp.minimum(a[3], b[3]) - xp.maximum(a[1], b[1])
-    return xp.maximum(width, 0) * xp.maximum(height, 0)
+    width = minimum(xp, a[2], b[2]) - maximum(xp, a[0], b[0])
+    height = minimum(xp, a[3], b[3]) - maximum(xp, a[1], b[1])
+    return maximum(xp, width, 0) * maximum(xp, height, 0)
 
 
 def _union(a, b, intersection):
@@ -221,7 +222,7 @@ def _union(a, b, intersection):
 
 
 def _ratio(xp, part, whole):
-    return part / xp.maximum(whole, NO_AREA)
+    return part / maximum(xp, whole, NO_AREA)
 
 
 def _columns(name, boxes):
@@ -233,7 +234,7 @@ def _columns(name, boxes):
 def _columns_and_size(corners, size):
     check_shape("corners", corners, "...", 4)
     xp, corners, height, width = widen(corners, scalars=size)
-    return xp, _split(corners), (xp.maximum(height, 1), xp.maximum(width, 1))
+    return xp, _split(corners), (maximum(xp, height, 1), maximum(xp, width, 1))
 
 
 def _pairs(a, b):
@@ -257,4 +258,4 @@ def _split(boxes):
 def upright(xp, corners):
     """The four coordinates; an inverted side becomes a side of length 0 at its start."""
     x_min, y_min, x_max, y_max = _split(corners)
-    return x_min, y_min, xp.maximum(x_max, x_min), xp.maximum(y_max, y_min)
+    return x_min, y_min, maximum(xp, x_max, x_min), maximum(xp, y_max, y_min)

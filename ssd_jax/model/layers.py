@@ -104,13 +104,18 @@ def scaled(features: int, width: float) -> int:
 def pool2(x: jax.Array) -> jax.Array:
     """2x2 max pooling, stride 2; an odd side is rounded up, as Caffe does (75 -> 38).
 
-    Two elementwise maxima: their gradient is a select, where that of a window reduction is a slow scatter.
+    The gradient of two selections is a select, where that of a window reduction is a slow scatter. Of equal pixels
+    the first, row by row, gets all of it, as in Caffe.
     """
     batch, height, width, features = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, features)
-    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
-    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+    x = _larger(x[:, :, :, :, 0], x[:, :, :, :, 1])
+    return _larger(x[:, :, 0], x[:, :, 1])
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def pool5(x: jax.Array) -> jax.Array:
