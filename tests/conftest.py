@@ -3,9 +3,10 @@
 import gc
 import os
 
+import xla
+
 # Both must be set before jax starts. NPROC keeps jax <= 0.11.2 from deadlocking on fake devices.
-# Tests compile much and compute little: without optimisation they take a third of the time.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = xla.flags(devices=4)
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -5,15 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import xla
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_training(workdir, *arguments, devices, cache):
     """Start train.py with `arguments` on so many fake devices; `cache` is a folder for compiled programs."""
     environment = os.environ | {
-        # Unoptimised code compiles faster; NPROC keeps jax <= 0.11.2 from deadlocking on fake devices.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "NPROC": "16",
+        "XLA_FLAGS": xla.flags(devices),
+        "NPROC": "16",  # keeps jax <= 0.11.2 from deadlocking on fake devices
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
