@@ -25,6 +25,7 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Sc
     positives, negatives = jnp.sum(positive, dtype=jnp.int32), jnp.sum(~positive, dtype=jnp.int32)
     count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
     rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss.astype(jnp.float32))))  # [P]
+    rank = jax.lax.optimization_barrier(rank)  # computed again for each use, it could be rounded in two ways
     zero = varying_as(rank, jnp.uint32(0))
     threshold = _last(32, zero, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
     above = rank > threshold

@@ -68,9 +68,9 @@ def adjust_hsv(rgb, factor, degrees):
     value, chroma = _value_and_chroma(rgb)
     per_chroma = 1 / jnp.maximum(chroma, 1e-6)
     sixth = jnp.where(
-        value == r,
+        (r >= g) & (r >= b),
         (g - b) * per_chroma,
-        jnp.where(value == g, 2 + (b - r) * per_chroma, 4 + (r - g) * per_chroma),
+        jnp.where(g >= b, 2 + (b - r) * per_chroma, 4 + (r - g) * per_chroma),
     )  # -1..5
     sixth = jnp.maximum(jnp.where(sixth < 0, sixth + 6, sixth) + degrees / 60, 0)
     chroma = jnp.minimum(chroma * factor, value)

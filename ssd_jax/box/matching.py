@@ -40,6 +40,8 @@ def match(
     overlap = jax.lax.stop_gradient(iou(gt_corners, center_to_corner(priors)))  # [G, P]
     valid = jnp.asarray(gt_valid).astype(bool)
     overlap = jnp.where(valid[:, None] & (overlap > NO_OVERLAP), overlap, 0)
+    # Computed again for each use, as a GPU may do, they could be rounded in two ways and equal no maximum.
+    overlap = jax.lax.optimization_barrier(overlap)
     largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
     index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, -1)
     own = _bipartite(overlap)  # [G]
