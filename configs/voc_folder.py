@@ -6,8 +6,8 @@
 DIR holds `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/<split>.txt`. With a GPU, use the full width:
 `--config.model.width=1.0 --config.model.dtype=bfloat16 --config.batch_size=32`.
 
-Result: on the BCCD blood cells (train+val, test) mAP@0.5 0.860 and 0.861 (11-point), 0.884 and 0.887 (area) in two
-runs, the faster in 16 min 48 s on two busy cores without a GPU; the command and the figures by class are in
+Result: on the BCCD blood cells (train+val, test) mAP@0.5 0.861 and 0.860 (11-point), 0.887 and 0.884 (area) in two
+runs, the first in 16 min 48 s on two busy cores without a GPU; the command and the figures by class are in
 benchmarks/results/training-cpu.md.
 """
 

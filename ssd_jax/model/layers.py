@@ -115,6 +115,7 @@ def pool2(x: jax.Array) -> jax.Array:
 
 
 def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The maximum, whose gradient goes to `a` where they are equal; jnp.maximum may lose it (see box/extrema.py)."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
