@@ -13,7 +13,7 @@ import pytest
 import test_voc
 
 from ssd_jax.batching import Example
-from ssd_jax.box import SSD300_VOC, PriorSpec, iou, linear_spec, make_priors
+from ssd_jax.box import SSD300_VOC, SSD512_VOC, PriorSpec, iou, linear_spec, make_priors
 from ssd_jax.box import center_to_corner as corners_of
 from ssd_jax.datasets import Examples, VOCFolder
 from ssd_jax.datasets.__main__ import main
@@ -202,10 +202,28 @@ def test_the_command_writes_what_it_says(voc, tmp_path, capsys):
     assert json.loads(report.read_text())["boxes"] == 108
     made = runpy.run_path(str(config))["get_config"]()
     assert made.data.root == str(voc) and made.data.train == "many[:90%]" and made.data.max_boxes == 8
-    spec = PriorSpec(**{k: v if k != "ratios" else tuple(map(tuple, v)) for k, v in made.spec.to_dict().items()})
+    spec = PriorSpec(**made.spec.to_dict())
     assert spec.grids == SSD300_VOC.grids and spec.sizes != SSD300_VOC.sizes
     assert len(open_source(made.data, made.data.train)) == 18
     assert open_source(made.data, made.data.eval).class_names == made.data.class_names
+
+
+def test_a_config_changes_the_one_that_is_named(voc, tmp_path):
+    crowded(voc)
+    written = [f"--config={tmp_path}/mine.py", "--eval=many", "--base=voc_folder", "--spec=ssd512_voc"]
+    main(["check", "voc_folder", "many", f"--root={voc}", *written])
+    made = runpy.run_path(f"{tmp_path}/mine.py")["get_config"]()
+    assert made.model.norm == "batch" and made.data.root == str(voc)
+    assert PriorSpec(**made.spec.to_dict()).grids == SSD512_VOC.grids
+
+
+def test_a_config_to_change_is_one_of_ours(voc, tmp_path, capsys):
+    arguments = ["check", "voc_folder", "trainval", f"--root={voc}", "--base=mine"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--base=NAME goes with --config=FILE" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"--base is the name of a file in configs/, shapes, .*; got 'mine'"):
+        main([*arguments, f"--config={tmp_path}/mine.py", "--eval=trainval"])
 
 
 def test_a_config_names_its_evaluation_split(voc, tmp_path, capsys):

@@ -36,8 +36,11 @@ def get_config() -> ConfigDict:
     config.data.train = {split!r}
     config.data.eval = {eval!r}
     config.data.max_boxes = {max_boxes}
-    config.spec.sizes = {sizes!r}
-    config.spec.ratios = {ratios!r}
+    config.spec.image_size = {spec.image_size}
+    config.spec.grids = {spec.grids!r}
+    config.spec.steps = {spec.steps!r}
+    config.spec.sizes = {spec.sizes!r}
+    config.spec.ratios = {spec.ratios!r}
     return config.lock()
 '''
 
@@ -62,16 +65,24 @@ def main(arguments: list[str] | None = None):
     checker.add_argument("--json", type=Path, help="write the report, with all names, there")
     checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
     checker.add_argument("--eval", default="", help="the split that this config evaluates on")
+    checker.add_argument(
+        "--base", default="", help="the config that it changes, as voc_folder to train from scratch; that of --spec"
+    )
     checker.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
     options = parser.parse_args(arguments)
     if bool(options.config) != bool(options.eval):
         parser.error("--config=FILE and --eval=SPLIT go together: the config evaluates on that split")
+    if options.base and not options.config:
+        parser.error("--base=NAME goes with --config=FILE, which changes that config")
     with command(level=logging.ERROR):  # the report says it all
         run(options)
 
 
 def run(options: argparse.Namespace):
     """Check as the options say."""
+    if options.base and not Path("configs", f"{options.base}.py").is_file():
+        known = sorted(path.stem for path in Path("configs").glob("[!_]*.py"))
+        raise ValueError(f"--base is the name of a file in configs/, {', '.join(known)}; got {options.base!r}")
     names = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
     where = {"root": options.root, "drop_other_classes": options.drop_other_classes}
     source = open_source(options.kind, options.split, class_names=names, **where)
@@ -106,11 +117,11 @@ def run(options: argparse.Namespace):
 
 
 def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSpec) -> str:
-    """A config as a diff of the one whose priors were fitted."""
+    """A config as a diff of another."""
     same = fitted == SPECS[options.spec]
     return CONFIG.format(
         priors=f"The priors of {options.spec}, the best found for" if same else "Sizes and ratios fitted to",
-        base=options.spec,
+        base=options.base or options.spec,
         where=options.root or options.kind,
         kind=options.kind,
         root=str(Path(options.root).absolute()) if options.root else "",
@@ -119,8 +130,7 @@ def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSp
         split=options.split,
         eval=options.eval,
         max_boxes=max(8, report.most_boxes),
-        sizes=fitted.sizes,
-        ratios=fitted.ratios,
+        spec=fitted,
     )
 
 
