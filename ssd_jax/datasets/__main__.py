@@ -22,9 +22,12 @@ CONFIG = '''"""{priors} {split} of {where}.
     python train.py --config=THIS_FILE --workdir=runs/NAME
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from configs import {base}
+from ssd_jax.box import {spec}
 
 
 def get_config() -> ConfigDict:
@@ -36,11 +39,12 @@ def get_config() -> ConfigDict:
     config.data.train = {split!r}
     config.data.eval = {eval!r}
     config.data.max_boxes = {max_boxes}
-    config.spec.image_size = {spec.image_size}
-    config.spec.grids = {spec.grids!r}
-    config.spec.steps = {spec.steps!r}
-    config.spec.sizes = {spec.sizes!r}
-    config.spec.ratios = {spec.ratios!r}
+    priors = dataclasses.replace(
+        {spec},
+        sizes={sizes!r},
+        ratios={ratios!r},
+    )
+    config.spec = ConfigDict(dataclasses.asdict(priors))
     return config.lock()
 '''
 
@@ -117,7 +121,7 @@ def run(options: argparse.Namespace):
 
 
 def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSpec) -> str:
-    """A config as a diff of another."""
+    """A config as a diff of `--base`, with the priors of `--spec` in their fitted sizes and ratios."""
     same = fitted == SPECS[options.spec]
     return CONFIG.format(
         priors=f"The priors of {options.spec}, the best found for" if same else "Sizes and ratios fitted to",
@@ -130,7 +134,9 @@ def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSp
         split=options.split,
         eval=options.eval,
         max_boxes=max(8, report.most_boxes),
-        spec=fitted,
+        spec=options.spec.upper(),
+        sizes=fitted.sizes,
+        ratios=fitted.ratios,
     )
 
 
