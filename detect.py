@@ -5,7 +5,7 @@ import sys
 from absl import app, flags
 
 from ssd_jax.command import command, parse_step
-from ssd_jax.loop.pictures import detect_pictures
+from ssd_jax.loop.detect import detect_pictures
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
 OUT = flags.DEFINE_string("out", None, "Folder for the drawings and detections.json.")

@@ -3,8 +3,7 @@
 from absl import app, flags
 
 from ssd_jax.command import command, parse_step
-from ssd_jax.loop import evaluate
-from ssd_jax.loop.evaluation import table
+from ssd_jax.loop.evaluate import evaluate, table
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
 SPLIT = flags.DEFINE_string("split", None, "Which split of its data; the config's data.eval unless given.")

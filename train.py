@@ -10,7 +10,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ssd_jax.command import command, parse_flags
-from ssd_jax.loop import EXIT_CODE, rehearse, train
+from ssd_jax.loop.dry_run import dry_run
+from ssd_jax.loop.signals import EXIT_CODE
+from ssd_jax.loop.train import train
 from ssd_jax.parallel import is_first, join
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.")
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
         if DISTRIBUTED.value or any(value is not None for value in place):
             join(*place)
         if DRY_RUN.value:
-            told = rehearse(CONFIG.value)
+            told = dry_run(CONFIG.value)
             if is_first():
                 print(told)
             return

@@ -3,7 +3,7 @@
     python benchmarks/input.py [--root DIR] [--pictures 256] [--repeat 5]
 
 The process keeps itself to one core, and counts its processor time, not what others take of the core. Ours is
-`batching.train_batches`: decode, place in canvases of 512 pixels; the augmentation is then the accelerator's. Caffe's
+`data.train_batches`: decode, place in canvases of 512 pixels; the augmentation is then the accelerator's. Caffe's
 way is to decode and to augment to 300 x 300 on the host. Pictures are 500 x 375 JPEGs drawn here, with a photograph's
 spectrum and size in bytes, or those of `--root`; the files are in memory. Every figure is the median of `--repeat`
 passes over the pictures.
@@ -22,7 +22,7 @@ import grain
 import jax
 import numpy as np
 
-from ssd_jax import batching
+from ssd_jax import data
 
 CANVAS, IMAGE_SIZE, BATCH, MAX_BOXES = 512, 300, 32, 64
 
@@ -56,18 +56,18 @@ class Pictures:
 
     def __getitem__(self, index):
         k = index % len(self.files)
-        return batching.Example(
+        return data.Example(
             str(index), self.files[k], self.boxes[k], np.array([1, 2, 3], np.int32), np.zeros(3, bool)
         )
 
 
 def decode(count, source):
     for k in range(count):
-        batching.decode(source[k].image)
+        data.decode(source[k].image)
 
 
 def batches_of(source, **options):
-    batches = batching.train_batches(
+    batches = data.train_batches(
         source, batch_size=BATCH, canvas_size=CANVAS, max_boxes=MAX_BOXES, seed=0, threads=0, **options
     )
 
@@ -85,7 +85,7 @@ def caffe(interpolations):
         rows = []
         for k in range(count):
             example = source[k]
-            image = batching.decode(example.image)
+            image = data.decode(example.image)
             rows.append(
                 caffe_augment.augment(
                     rng,

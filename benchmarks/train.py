@@ -28,7 +28,7 @@ from timing import Table, best_times, machine, seconds
 
 from ssd_jax import box
 from ssd_jax.augment import AugmentOptions, augment
-from ssd_jax.batching import train_batches
+from ssd_jax.data import train_batches
 from ssd_jax.loss import multibox_loss
 from ssd_jax.model import SSD
 from ssd_jax.model.summary import summarize

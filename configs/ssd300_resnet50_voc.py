@@ -15,7 +15,7 @@ from configs import ssd300_voc
 
 def get_config() -> ConfigDict:
     config = ssd300_voc.get_config().unlock()
-    config.model.trunk = "resnet50"
+    config.model.backbone = "resnet50"
     config.model.norm = "batch"
     config.schedule.warmup_steps = 300
     return config.lock()

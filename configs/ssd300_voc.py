@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import SSD300_VOC
-from ssd_jax.classes import VOC
+from ssd_jax.data.classes import VOC
 
 
 def get_config() -> ConfigDict:
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
 
     config.model = ConfigDict()
-    config.model.trunk = "vgg16"  # or "resnet50", with norm "batch"
+    config.model.backbone = "vgg16"  # or "resnet50", with norm "batch"
     config.model.width = 1.0
     config.model.norm = config_dict.placeholder(str)  # or "batch"
     config.model.l2_scale = 20.0

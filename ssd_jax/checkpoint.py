@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict
 
-from ssd_jax.atomic import write_text
+from ssd_jax.files import write_text
 
 PyTree = Any
 INFERENCE_KEYS = ("params", "batch_stats")

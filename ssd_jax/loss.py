@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.box import BACKGROUND
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
+from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 
 @jax.jit

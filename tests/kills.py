@@ -16,7 +16,7 @@ import numpy as np
 from launch import start_training
 
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.loop import EXIT_CODE
+from ssd_jax.loop.signals import EXIT_CODE
 
 STEPS_A_KILL = 15  # of which a killed run makes some twelve at most
 

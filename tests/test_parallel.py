@@ -9,8 +9,7 @@ import tiny
 from jax.flatten_util import ravel_pytree
 
 from ssd_jax.augment import AugmentOptions
-from ssd_jax.batching import train_batches
-from ssd_jax.datasets import Shapes
+from ssd_jax.data import Shapes, train_batches
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.training import create_state, make_train_step
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd_jax.batching import Example, decode
-from ssd_jax.classes import VOC
-from ssd_jax.datasets import Examples, open_source
-from ssd_jax.datasets.check import check
-from ssd_jax.loop import evaluate, train
+from ssd_jax.data import Example, Examples, decode, open_source
+from ssd_jax.data.classes import VOC
+from ssd_jax.loop.evaluate import evaluate
+from ssd_jax.loop.train import train
+from ssd_jax.report.dataset import check
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from configs import voc_folder
 from ssd_jax.augment import NO_AUGMENTATION
-from ssd_jax.batching import Example, train_batches
 from ssd_jax.box import PriorSpec, make_priors
-from ssd_jax.model import SSD, ChannelNorm
+from ssd_jax.data import Example, train_batches
+from ssd_jax.model import SSD, L2Norm
 from ssd_jax.model.layers import pool2, scaled
-from ssd_jax.model.ssd import TRUNKS
+from ssd_jax.model.ssd import BACKBONES
 from ssd_jax.training import make_optimizer, make_schedule, make_train_step
 
 SPEC = PriorSpec(
@@ -42,13 +42,13 @@ class Short(nn.Module):
 
 def short(model, block, images, train):
     fine, coarse = Short(block, model.width, name="trunk")(images, train=train)
-    return [ChannelNorm(model.l2_scale, name="conv4_3_norm")(fine), coarse]
+    return [L2Norm(model.l2_scale, name="conv4_3_norm")(fine), coarse]
 
 
-TRUNKS["short"] = short
+BACKBONES["short"] = short
 # MODEL is the paper's network, for what it computes and learns; SHORT is for what a run does with any network.
 MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
-SHORT = MODEL.clone(trunk="short")
+SHORT = MODEL.clone(backbone="short")
 PRIORS = make_priors(SPEC)
 
 
@@ -123,7 +123,7 @@ def config(root, **changes):
     config.update(steps=6, batch_size=4, log_every=2, save_every=3, eval_every=4)
     config.data.update(root=str(root), train="train", eval="val", canvas_size=64, max_boxes=4, max_unreadable=1)
     config.spec = ConfigDict(dataclasses.asdict(SPEC))
-    config.model.update(width=SHORT.width, trunk=SHORT.trunk)
+    config.model.update(width=SHORT.width, backbone=SHORT.backbone)
     config.ema_decay = 0.5  # a short memory, which six steps show
     config.schedule.update(kind="constant", warmup_steps=2)  # the same program for any number of steps
     config.eval.batch_size = 4

@@ -11,6 +11,7 @@ Where it differs from Caffe:
 """
 
 from ssd_jax.augment.options import INTERPOLATIONS, NO_AUGMENTATION, AugmentOptions
-from ssd_jax.augment.pipeline import MEAN_COLOUR, augment
+from ssd_jax.augment.pipeline import augment
+from ssd_jax.preprocess import MEAN_COLOUR
 
 __all__ = ["INTERPOLATIONS", "MEAN_COLOUR", "NO_AUGMENTATION", "AugmentOptions", "augment"]

@@ -3,12 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from ssd_jax.augment.crop import move_boxes, sample_window
 from ssd_jax.augment.photometric import distort
 from ssd_jax.augment.resample import axis_weights, resample
-from ssd_jax.augment.window import move_boxes, sample_window
-
-MEAN_COLOUR = (123.0, 117.0, 104.0)
-"""ImageNet's mean as Caffe rounds it, RGB, on the scale 0..255: subtracted from every picture, and expand's fill."""
+from ssd_jax.preprocess import MEAN_COLOUR
 
 
 def augment(key, image, size, boxes, labels, *, image_size, options):

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ssd_jax.box.arrays import Array, Float, Real, Scalar, check_shape, widen
-from ssd_jax.box.extrema import maximum, minimum
 from ssd_jax.box.geometry import NO_SIDE, center_to_corner, corner_to_center
+from ssd_jax.box.numerics import Array, Float, Real, Scalar, check_shape, maximum, minimum, widen
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 

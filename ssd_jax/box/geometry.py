@@ -10,8 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Float, Real, check_shape, widen
-from ssd_jax.box.extrema import bounded, maximum, minimum
+from ssd_jax.box.numerics import Array, Float, Real, bounded, check_shape, maximum, minimum, widen
 
 # The smallest denominators: their inverse squares, in the gradient of a quotient, must stay inside float32.
 NO_AREA = 1e-18

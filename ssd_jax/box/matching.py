@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 from ssd_jax.box.codec import VARIANCES, encode
 from ssd_jax.box.geometry import center_to_corner, iou
+from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 BACKGROUND = 0
 

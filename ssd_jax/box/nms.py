@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.arrays import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 from ssd_jax.box.geometry import broadcast_iou, iou, upright
+from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 # Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
 # overlaps held at once are [K, BLOCK], not [K, K].

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from ssd_jax.box.arrays import Float
 from ssd_jax.box.geometry import center_to_corner, corner_to_center
 from ssd_jax.box.geometry import clip as clip_corners
+from ssd_jax.box.numerics import Float
 
 
 @dataclasses.dataclass(frozen=True)

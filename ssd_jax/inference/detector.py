@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ssd_jax.batching import UnreadableImage, decode, warp
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.data import UnreadableImage, decode, warp
 from ssd_jax.inference.selection import make_detect
 from ssd_jax.model import SSD, from_description
 

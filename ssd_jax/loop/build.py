@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssd_jax import datasets
+from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
-from ssd_jax.batching import Source, train_batches
 from ssd_jax.box import make_priors
+from ssd_jax.data import Source, train_batches
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.pretrained import start_from
@@ -22,7 +22,7 @@ from ssd_jax.training import TrainState, create_state, make_optimizer, make_sche
 
 logger = logging.getLogger("ssd_jax")
 
-OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of datasets.open_source
+OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of data.open_source
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 Batch = dict[str, np.ndarray]
 
@@ -139,7 +139,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
     if data.source in FOLDERS and not data.root:
         raise ValueError(f"data.root must name a {FOLDERS[data.source]}: pass --config.data.root=DIR")
     options = {name: data[name] for name in OPTIONS if name in data}
-    return datasets.open_source(data.source, split, **options)
+    return data_room.open_source(data.source, split, **options)
 
 
 def build_model(config: ConfigDict, num_classes: int) -> SSD:

@@ -9,7 +9,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from ssd_jax.atomic import write_text
+from ssd_jax.files import write_text
 
 logger = logging.getLogger("ssd_jax")
 

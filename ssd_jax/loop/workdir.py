@@ -8,7 +8,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from ssd_jax.atomic import write_text
+from ssd_jax.files import write_text
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,4 +50,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
-    return ConfigDict(json.loads(path.read_text())).lock()
+    config = json.loads(path.read_text())
+    if "trunk" in config.get("model", {}):  # the name of `backbone` before 0.1
+        config["model"]["backbone"] = config["model"].pop("trunk")
+    return ConfigDict(config).lock()

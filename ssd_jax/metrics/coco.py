@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd_jax.atomic import write_text
+from ssd_jax.files import write_text
 
 # In the order of pycocotools' `COCOeval.stats`.
 NUMBERS = (

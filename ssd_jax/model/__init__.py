@@ -1,9 +1,9 @@
 """SSD's network in Flax (Linen)."""
 
-from ssd_jax.model.layers import ChannelNorm
-from ssd_jax.model.resnet import ResNet50
+from ssd_jax.model.backbones.resnet import ResNet50
+from ssd_jax.model.backbones.vgg import VGG16
+from ssd_jax.model.layers import L2Norm
 from ssd_jax.model.ssd import (
-    MEAN_COLOUR,
     SSD,
     compile_to_run_once,
     deep_tuple,
@@ -11,16 +11,15 @@ from ssd_jax.model.ssd import (
     draw,
     from_description,
     initialise,
-    preprocess,
     variable_shapes,
 )
-from ssd_jax.model.vgg import VGG16
+from ssd_jax.preprocess import MEAN_COLOUR, preprocess
 
 __all__ = [
     "MEAN_COLOUR",
     "SSD",
     "VGG16",
-    "ChannelNorm",
+    "L2Norm",
     "ResNet50",
     "compile_to_run_once",
     "deep_tuple",

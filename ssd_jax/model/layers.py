@@ -16,7 +16,7 @@ INITS: dict[str, Init] = {
 }
 
 
-class ChannelNorm(nn.Module):
+class L2Norm(nn.Module):
     """Scale each pixel's channels to unit L2 norm, times a learned factor a channel (Caffe's `Normalize`, ParseNet).
 
     `[..., C]` in and out. The epsilon stands inside the root, as in Caffe: outside it the gradient of an all-zero

@@ -1,4 +1,4 @@
-"""SSD: a trunk, extra layers that shrink further, and a head on each map (paper, figure 2)."""
+"""SSD: a backbone, extra layers that shrink further, and a head on each map (paper, figure 2)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ssd_jax.augment import MEAN_COLOUR
 from ssd_jax.box import PriorSpec
-from ssd_jax.model.layers import INITS, ChannelNorm, ConvBlock, Head, scaled
-from ssd_jax.model.resnet import ResNet50
-from ssd_jax.model.vgg import VGG16
+from ssd_jax.model.backbones.resnet import ResNet50
+from ssd_jax.model.backbones.vgg import VGG16
+from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, scaled
 
 PyTree = Any
 NORMS = (None, "batch")
@@ -31,7 +29,7 @@ class Extra(NamedTuple):
     padding: int
 
 
-# Of the maps from the second on: a trunk that gives two leaves the first out.
+# Of the maps from the second on: a backbone that gives two leaves the first out.
 FIRST = Extra(256, 512, 3, 2, 1)
 NEXT = Extra(128, 256, 3, 2, 1)
 EXTRAS = {
@@ -40,16 +38,16 @@ EXTRAS = {
 }
 
 
-def extras_for(spec: PriorSpec, trunk_maps: int) -> tuple[Extra, ...]:
-    """Extra layers above a trunk's maps: the paper's for the grids of SSD300 and SSD512, else each halves the map."""
+def extras_for(spec: PriorSpec, backbone_maps: int) -> tuple[Extra, ...]:
+    """Return the extra layers above the backbone: the paper's for SSD300 and SSD512; for other grids each halves."""
     halving = (FIRST, FIRST, *(NEXT,) * len(spec.grids))[: len(spec.grids) - 1]
-    return EXTRAS.get(spec.grids, halving)[trunk_maps - 1 :]
+    return EXTRAS.get(spec.grids, halving)[backbone_maps - 1 :]
 
 
 def vgg16(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
     """conv4_3, its pixels scaled for the heads (section 3.1), and fc7."""
     conv4_3, fc7 = VGG16(block, model.width, name="trunk")(images, train=train)
-    return [ChannelNorm(model.l2_scale, name="conv4_3_norm")(conv4_3), fc7]
+    return [L2Norm(model.l2_scale, name="conv4_3_norm")(conv4_3), fc7]
 
 
 def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
@@ -58,7 +56,7 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
 
 
 # Each maps images to a list of feature maps, the finest first; the extra layers go on from the last.
-TRUNKS: dict[str, Callable[..., list[jax.Array]]] = {"vgg16": vgg16, "resnet50": resnet50}
+BACKBONES: dict[str, Callable[..., list[jax.Array]]] = {"vgg16": vgg16, "resnet50": resnet50}
 
 
 class SSD(nn.Module):
@@ -70,7 +68,7 @@ class SSD(nn.Module):
     Attributes:
       num_classes: C, background included.
       spec: the priors; `spec.image_size` is S and `spec.grids` the sides of the maps.
-      trunk: "vgg16" (the paper), or "resnet50" (NVIDIA's SSD300), which needs norm="batch".
+      backbone: "vgg16" (the paper), or "resnet50" (NVIDIA's SSD300), which needs norm="batch".
       width: multiplies the number of channels of every layer but the heads.
       norm: None (the paper), or "batch": BatchNorm after every trunk and extra convolution, for training from
         scratch. It adds a "batch_stats" collection, updated when `train=True`.
@@ -89,13 +87,13 @@ class SSD(nn.Module):
     head_init: str = "xavier"
     dtype: str = "float32"
     axis_name: str | None = None
-    trunk: str = "vgg16"
+    backbone: str = "vgg16"
 
     def __post_init__(self) -> None:
         """Check the options, so that a typo fails before any array is made."""
         super().__post_init__()
         for field, value, allowed in (
-            ("trunk", self.trunk, tuple(TRUNKS)),
+            ("backbone", self.backbone, tuple(BACKBONES)),
             ("norm", self.norm, NORMS),
             ("kernel_init", self.kernel_init, tuple(INITS)),
             ("head_init", self.head_init, tuple(INITS)),
@@ -103,8 +101,8 @@ class SSD(nn.Module):
         ):
             if value not in allowed:
                 raise ValueError(f"SSD's {field} must be one of {allowed}, got {value!r}")
-        if self.trunk == "resnet50" and self.norm != "batch":
-            raise ValueError(f"SSD's trunk resnet50 is made with BatchNorm and needs norm='batch', got {self.norm!r}")
+        if self.backbone == "resnet50" and self.norm != "batch":
+            raise ValueError(f"backbone resnet50 has BatchNorm: norm must be 'batch', got {self.norm!r}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes counts the background, so it is at least 2, got {self.num_classes}")
         if not self.width > 0:
@@ -119,7 +117,7 @@ class SSD(nn.Module):
         block = partial(
             ConvBlock, norm=self.norm, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name
         )
-        maps = TRUNKS[self.trunk](self, block, images, train)
+        maps = BACKBONES[self.backbone](self, block, images, train)
         x = maps[-1]
         for number, extra in enumerate(extras_for(self.spec, len(maps)), start=6):
             x = block(scaled(extra.narrow, self.width), kernel=1, name=f"conv{number}_1")(x, train=train)
@@ -142,12 +140,6 @@ class SSD(nn.Module):
         return jnp.concatenate(offsets, axis=1), jnp.concatenate(logits, axis=1)  # [B, P, 4], [B, P, C]
 
 
-def preprocess(images: jax.Array) -> jax.Array:
-    """Turn RGB pixels 0..255 `[..., 3]` of any type into the float32 that the model is fed: pixel - `MEAN_COLOUR`."""
-    mean = np.asarray(MEAN_COLOUR, np.float32).reshape((1,) * (images.ndim - 1) + (3,))
-    return images.astype(jnp.float32) - mean
-
-
 def describe(model: SSD) -> dict[str, Any]:
     """Return the model's options as plain JSON values, from which `from_description` makes the same model."""
     skip = {"parent", "name", "axis_name"}
@@ -157,7 +149,10 @@ def describe(model: SSD) -> dict[str, Any]:
 
 def from_description(description: dict[str, Any]) -> SSD:
     """Make the model that `describe` described, or one from a config's options."""
-    return SSD(**(description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}))
+    options = description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}
+    if "trunk" in options:  # the name of `backbone` in checkpoints before 0.1
+        options["backbone"] = options.pop("trunk")
+    return SSD(**options)
 
 
 # To optimise the many draws of a model would take longer than everything else before the first step.

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssd_jax.classes import NAMES
 from ssd_jax.command import command
+from ssd_jax.data.classes import NAMES
 from ssd_jax.pretrained.convert import PIXELS
 from ssd_jax.pretrained.start import write_workdir
 from ssd_jax.pretrained.weights import load
@@ -32,7 +32,9 @@ def run(arguments: list[str]) -> str:
     said = "; ".join((f"{flags.file} is {weights.title}", *weights.notes))
     if weights.model is None:
         if flags.workdir:
-            raise ValueError(f"{said}: a trunk detects nothing; train from it with --config.init_from={flags.file}")
+            raise ValueError(
+                f"{said}: a backbone detects nothing; train from it with --config.init_from={flags.file}"
+            )
         return f"{said}; train from it with --config.init_from={flags.file}"
     objects = weights.model.num_classes - 1
     said += f"; {weights.model.spec.image_size} pixels, {objects} classes, priors of {weights.dataset.upper()}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from ssd_jax.box import VARIANCES, PriorSpec, make_priors
 from ssd_jax.model import MEAN_COLOUR
-from ssd_jax.model.resnet import IMAGENET_MEAN
+from ssd_jax.model.backbones.resnet import IMAGENET_MEAN
 
 # What a network's first layer is fed.
 PIXELS = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
-from ssd_jax.model import resnet, vgg
+from ssd_jax.model.backbones import resnet, vgg
 
 CONVOLUTIONS = tuple(
     f"conv{s}_{k}" for s, layers in enumerate(vgg.STAGES, start=1) for k in range(1, len(layers) + 1)
@@ -28,13 +28,13 @@ class Layout:
       title: what to call it in messages.
       layers: their name of each of our convolutions; the file has `name.weight` and, without BatchNorm, `name.bias`.
       batch_norms: their name of the BatchNorm after each of our convolutions, if there are any.
-      norm: their tensor of conv4_3_norm's scale; empty in a trunk.
-      maps: how many feature maps have heads; 0 in a trunk.
+      norm: their tensor of conv4_3_norm's scale; empty in a backbone.
+      maps: how many feature maps have heads; 0 in a backbone.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
       clamped: the sides of priors are cut to the picture's.
       specs: the priors otherwise, of "voc" and of "coco".
       datasets: which of the two by number of classes, background included.
-      trunk: which it has, as `SSD.trunk`.
+      trunk: which it has, as `SSD.backbone`.
       unused: beginnings and ends of names in the file that nothing is made of.
     """
 
@@ -47,7 +47,7 @@ class Layout:
     clamped: bool = False
     specs: dict[str, PriorSpec] = dataclasses.field(default_factory=lambda: priors(6))
     datasets: tuple[tuple[int, str], ...] = ((21, "voc"), (81, "coco"), (91, "coco"))
-    trunk: str = "vgg16"
+    backbone: str = "vgg16"
     unused: tuple[str, ...] = ()
 
     @property
@@ -68,15 +68,15 @@ class Layout:
         return leaves | ({"conv4_3_norm/scale": self.norm} if self.norm else {})
 
 
-def trunk(name: Callable[[int], str]) -> dict[str, str]:
+def backbone_layers(name: Callable[[int], str]) -> dict[str, str]:
     """Name VGG16's convolutions by their place in torch's list."""
     return {f"trunk/{ours}": name(place) for ours, place in zip(CONVOLUTIONS, TORCH_PLACES, strict=True)}
 
 
-def reduced_trunk(prefix: str) -> dict[str, str]:
+def reduced_backbone(prefix: str) -> dict[str, str]:
     """Name them and fc6, fc7 as ssd.pytorch does."""
     fc = {"trunk/fc6": f"{prefix}{FC6_PLACE}", "trunk/fc7": f"{prefix}{FC7_PLACE}"}
-    return trunk(lambda place: f"{prefix}{place}") | fc
+    return backbone_layers(lambda place: f"{prefix}{place}") | fc
 
 
 def extras(maps: int) -> list[str]:
@@ -102,7 +102,7 @@ def priors(maps: int, **changes: Any) -> dict[str, PriorSpec]:
 
 def ssd_pytorch(maps: int) -> Layout:
     """Lay out ssd.pytorch's SSD, whose 300 is published."""
-    layers = reduced_trunk("vgg.") | numbered(extras(maps), "extras") | heads(maps, "loc", "conf")
+    layers = reduced_backbone("vgg.") | numbered(extras(maps), "extras") | heads(maps, "loc", "conf")
     specs = priors(maps, clamp_centers=True)
     return Layout("an SSD of ssd.pytorch", layers, norm="L2Norm.weight", maps=maps, clamped=True, specs=specs)
 
@@ -110,7 +110,7 @@ def ssd_pytorch(maps: int) -> Layout:
 def lufficc(maps: int) -> Layout:
     """Lay out lufficc's SSD300 and SSD512."""
     predictor = "box_head.predictor"
-    layers = reduced_trunk("backbone.vgg.") | numbered(extras(maps), "backbone.extras")
+    layers = reduced_backbone("backbone.vgg.") | numbered(extras(maps), "backbone.extras")
     layers |= heads(maps, f"{predictor}.reg_headers", f"{predictor}.cls_headers")
     specs = priors(maps, clamp_centers=True)
     if maps == 7:  # 537.65 where all others have 537.6, in its configs/vgg_ssd512_voc0712.yaml
@@ -127,7 +127,7 @@ def torchvision_ssd() -> Layout:
     def name(place: int) -> str:
         return f"backbone.features.{place}" if place < first else f"backbone.extra.0.{place - first}"
 
-    layers = trunk(name)
+    layers = backbone_layers(name)
     layers |= {f"trunk/fc{6 + k}": f"backbone.extra.0.{below[p]}" for k, p in enumerate((FC6_PLACE, FC7_PLACE))}
     layers |= {ours: f"backbone.extra.{1 + i // 2}.{i % 2 * 2}" for i, ours in enumerate(extras(6))}
     layers |= heads(6, "head.regression_head.module_list", "head.classification_head.module_list")
@@ -169,7 +169,7 @@ def torchvision_resnet50() -> Layout:
         layers,
         batch_norms,
         pixels="imagenet",
-        trunk="resnet50",
+        backbone="resnet50",
         unused=("layer4.", "fc.", ".num_batches_tracked"),
     )
 
@@ -187,13 +187,14 @@ LAYOUTS: tuple[tuple[str, Layout], ...] = (
         "features.0.weight",
         Layout(
             "torchvision's VGG16",
-            trunk(lambda place: f"features.{place}") | {"trunk/fc6": "classifier.0", "trunk/fc7": "classifier.3"},
+            backbone_layers(lambda place: f"features.{place}")
+            | {"trunk/fc6": "classifier.0", "trunk/fc7": "classifier.3"},
             pixels="imagenet",
             unused=("classifier.6.",),
         ),
     ),
     ("layer3.5.conv3.weight", torchvision_resnet50()),
-    ("0.weight", Layout("a VGG16 of ssd.pytorch", reduced_trunk(""))),
+    ("0.weight", Layout("a VGG16 of ssd.pytorch", reduced_backbone(""))),
     (
         "conv1_1.weight",
         Layout(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ssd_jax.atomic import write_text
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.files import write_text
 from ssd_jax.model import describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
@@ -28,7 +28,7 @@ def start_from(
 ) -> tuple[dict[str, PyTree], str]:
     """Replace initial variables by those of a file of published weights, or of a workdir's newest checkpoint.
 
-    From a trunk the trunk is taken; from a detector everything, but for the class heads where it knows other classes.
+    A backbone file gives the backbone. A detector gives everything, except class heads where its classes differ.
 
     Args:
       path: a file that `load` reads, or the workdir of a run or of an import.
@@ -47,15 +47,15 @@ def start_from(
     heads = {name for name in current if name.startswith(CLASS_HEADS)}
     if Path(path).is_dir():
         loaded, names = _of_workdir(Path(path))
-        trunk, what = False, "a checkpoint of ours"
+        backbone, what = False, "a checkpoint of ours"
     else:
         weights = load(path, unknown_priors="voc", width=width)
         loaded = _flat({"params": weights.params, "batch_stats": weights.batch_stats})
-        names, trunk = weights.class_names, weights.model is None
+        names, backbone = weights.class_names, weights.model is None
         what = "; ".join((weights.title, *weights.notes))
 
-    if trunk:
-        wanted, taken = set(loaded), "the trunk is taken"
+    if backbone:
+        wanted, taken = set(loaded), "the backbone is taken"
     elif names == tuple(class_names) or (names is None and _shapes(loaded, heads) == _shapes(current, heads)):
         wanted, taken = set(current), "all of it is taken"
     else:
@@ -81,7 +81,7 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
     workdir = Path(workdir)
     if weights.model is None:
         raise ValueError(
-            f"a detector is needed, got a trunk, {weights.title}: name it in config.init_from of a training"
+            f"a detector is needed, got a backbone, {weights.title}: name it in config.init_from of a training"
         )
     if len(class_names) != weights.model.num_classes - 1:
         raise ValueError(f"the weights have {weights.model.num_classes - 1} classes, got {len(class_names)} names")

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, PriorSpec
-from ssd_jax.classes import COCO_IDS, NAMES
+from ssd_jax.data.classes import COCO_IDS, NAMES
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
 from ssd_jax.pretrained.files import read_tensors
@@ -27,10 +27,10 @@ class Weights:
 
     Attributes:
       title: what kind of file it is.
-      params: parameters by name, such as "trunk/conv1_1/conv/kernel"; those of the trunk alone for a trunk.
+      params: parameters by name, such as "trunk/conv1_1/conv/kernel"; those of the backbone alone for a backbone.
       batch_stats: statistics of BatchNorm by name, such as "trunk/conv1/norm/mean".
-      model: the network they are of; None for a trunk.
-      dataset: "voc" or "coco": whose priors it has; None for a trunk.
+      model: the network they are of; None for a backbone.
+      dataset: "voc" or "coco": whose priors it has; None for a backbone.
       class_names: of labels 1, 2, ...; None if not known.
       notes: what is not as in the file, or not in it, a line each.
     """
@@ -87,7 +87,7 @@ def load(
     spec = layout.specs[dataset or "voc"]
     classes = _classes(path, tensors, layout) if layout.maps else 2
     norm = "batch" if layout.batch_norms else None
-    model = SSD(classes, spec, width=width, norm=norm, trunk=layout.trunk)
+    model = SSD(classes, spec, width=width, norm=norm, backbone=layout.backbone)
     theirs = _fitting(path, tensors, layout, _shapes(model), partial, notes)
     params = from_theirs(theirs, layout, spec, pixels)
     batch_stats = {name: params.pop(name) for name in list(params) if name.endswith(STATISTICS)}

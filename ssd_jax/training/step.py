@@ -12,7 +12,6 @@ from ssd_jax.augment import AugmentOptions, augment
 from ssd_jax.box import assign
 from ssd_jax.loss import multibox_loss
 from ssd_jax.model import SSD
-from ssd_jax.training.averaging import moving_average
 from ssd_jax.training.optimizer import is_frozen
 from ssd_jax.training.state import TrainState
 
@@ -158,3 +157,14 @@ def make_train_step(
         return after.replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def moving_average(average: PyTree, latest: PyTree, *, decay: float, step: jax.Array) -> PyTree:
+    """Exponential moving average: d * average + (1 - d) * latest, leaf by leaf.
+
+    d is `decay`, but at most (1 + t) / (10 + t) at step t = 0, 1, ...: a long memory does not hold on to the start
+    of the run (the warm-up of TensorFlow's `ExponentialMovingAverage(num_updates=t)`).
+    """
+    t = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, latest)

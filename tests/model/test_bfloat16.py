@@ -26,9 +26,9 @@ def trained():
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-@pytest.mark.parametrize("trunk", ["vgg16", "resnet50"])
-def test_trunk_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(trunk):
-    model = tiny.MODEL.clone(dtype="bfloat16", trunk=trunk)
+@pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])
+def test_trunk_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(backbone):
+    model = tiny.MODEL.clone(dtype="bfloat16", backbone=backbone)
 
     def run(key, images):
         variables = model.init(key, images)

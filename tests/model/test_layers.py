@@ -6,29 +6,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.model.layers import INITS, ChannelNorm, ConvBlock, Head, pool2, pool5
+from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, pool2, pool5
 
 
 def test_channel_norm_is_a_unit_vector_times_the_scale():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    y = ChannelNorm(initial_scale=20.0).apply({"params": {"scale": jnp.array([20.0, 10.0])}}, x)
+    y = L2Norm(initial_scale=20.0).apply({"params": {"scale": jnp.array([20.0, 10.0])}}, x)
     np.testing.assert_allclose(y, [[20 * 3 / 5, 10 * 4 / 5], [0, 0]], rtol=1e-6)
 
 
 def test_channel_norm_starts_at_its_scale():
-    params = ChannelNorm(initial_scale=8.0).init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))["params"]
+    params = L2Norm(initial_scale=8.0).init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))["params"]
     np.testing.assert_array_equal(params["scale"], [8.0, 8.0, 8.0])
 
 
 def test_channel_norm_has_a_finite_gradient_at_an_all_zero_pixel():
-    norm = ChannelNorm()
+    norm = L2Norm()
     gradient = jax.grad(lambda x: jnp.sum(norm.apply({"params": {"scale": jnp.full(3, 20.0)}}, x)))(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
 
 
 def test_channel_norm_sums_squares_in_float32():
     x = jnp.full((1, 512), 100.0, jnp.bfloat16)  # the sum of squares, 5.12e6, is far beyond bfloat16's resolution
-    y = ChannelNorm().apply({"params": {"scale": jnp.full(512, 20.0)}}, x)
+    y = L2Norm().apply({"params": {"scale": jnp.full(512, 20.0)}}, x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(jnp.float32), np.full((1, 512), 20 / np.sqrt(512)), rtol=2**-8)
 

@@ -1,4 +1,4 @@
-"""ResNet-50 as a trunk: its layers, what it leaves to the extra layers, and a step of training."""
+"""ResNet-50 as a backbone: its layers, what it leaves to the extra layers, and a step of training."""
 
 import json
 
@@ -13,9 +13,9 @@ from configs import ssd300_resnet50_voc
 from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_VOC
 from ssd_jax.loop.build import build_model
-from ssd_jax.loop.fit import check_same_run
+from ssd_jax.loop.train import check_same_run
 from ssd_jax.model import SSD, describe, from_description
-from ssd_jax.model.ssd import TRUNKS
+from ssd_jax.model.ssd import BACKBONES
 from ssd_jax.model.summary import summarize
 from ssd_jax.training import create_state, make_train_step
 
@@ -42,7 +42,7 @@ def ssd300_parameters(classes):
 
 @pytest.mark.parametrize(("classes", "spec"), [(21, SSD300_VOC), (81, SSD300_COCO)])
 def test_parameters(classes, spec):
-    layers = summarize(SSD(classes, spec, trunk="resnet50", norm="batch"))
+    layers = summarize(SSD(classes, spec, backbone="resnet50", norm="batch"))
     assert sum(layer.parameters for layer in layers) == ssd300_parameters(classes)
     # torchvision's resnet50 has 25,557,032, of which 14,964,736 in layer4 and 2,049,000 in fc.
     trunk = sum(layer.parameters for layer in layers if layer.name.startswith("trunk/"))
@@ -50,7 +50,7 @@ def test_parameters(classes, spec):
 
 
 def test_maps_of_ssd300_are_the_trunks_one_and_five_more():
-    shapes = {layer.name: layer.shape for layer in summarize(SSD(21, SSD300_VOC, trunk="resnet50", norm="batch"))}
+    shapes = {layer.name: layer.shape for layer in summarize(SSD(21, SSD300_VOC, backbone="resnet50", norm="batch"))}
     assert shapes["trunk/conv1/conv"] == (150, 150, 64)
     assert shapes["trunk/layer1_0/conv1/conv"] == (75, 75, 64)
     assert shapes["trunk/layer2_3/conv3/norm"] == (38, 38, 512)
@@ -61,18 +61,18 @@ def test_maps_of_ssd300_are_the_trunks_one_and_five_more():
 
 
 def test_the_config_is_of_it():
-    wanted = SSD(21, SSD300_VOC, trunk="resnet50", norm="batch")
+    wanted = SSD(21, SSD300_VOC, backbone="resnet50", norm="batch")
     assert build_model(ssd300_resnet50_voc.get_config(), 21) == wanted
 
 
 def test_ssd512s_grids():
-    model = SSD(21, SSD512_VOC, trunk="resnet50", norm="batch", width=1 / 16)
+    model = SSD(21, SSD512_VOC, backbone="resnet50", norm="batch", width=1 / 16)
     offsets, logits = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, 512, 512, 3)))[0]
     assert (offsets.shape, logits.shape) == ((1, 24564, 4), (1, 24564, 21))
 
 
 def test_a_step_of_training_moves_the_whole_trunk_and_the_extra_layers():
-    model = tiny.MODEL.clone(trunk="resnet50")
+    model = tiny.MODEL.clone(backbone="resnet50")
     optimizer = tiny.sgd(1e-3, weight_decay=0.0)
     state = create_state(jax.random.key(0), model, optimizer)
     step = jax.jit(make_train_step(model, optimizer, tiny.PRIORS, NO_AUGMENTATION))
@@ -88,24 +88,24 @@ def test_a_step_of_training_moves_the_whole_trunk_and_the_extra_layers():
 
 
 def test_it_needs_batch_norm(monkeypatch):
-    monkeypatch.delitem(TRUNKS, "short")  # the tests' own
-    with pytest.raises(ValueError, match=r"trunk resnet50 is made with BatchNorm and needs norm='batch', got None"):
-        SSD(3, tiny.SPEC, trunk="resnet50")
-    with pytest.raises(ValueError, match=r"trunk must be one of \('vgg16', 'resnet50'\), got 'vgg19'"):
-        SSD(3, tiny.SPEC, trunk="vgg19")
+    monkeypatch.delitem(BACKBONES, "short")  # the tests' own
+    with pytest.raises(ValueError, match=r"backbone resnet50 has BatchNorm: norm must be 'batch', got None"):
+        SSD(3, tiny.SPEC, backbone="resnet50")
+    with pytest.raises(ValueError, match=r"backbone must be one of \('vgg16', 'resnet50'\), got 'vgg19'"):
+        SSD(3, tiny.SPEC, backbone="vgg19")
 
 
 def test_a_description_tells_the_trunk():
-    model = SSD(3, tiny.SPEC, trunk="resnet50", norm="batch")
+    model = SSD(3, tiny.SPEC, backbone="resnet50", norm="batch")
     assert from_description(json.loads(json.dumps(describe(model)))) == model
 
 
 def test_a_run_from_before_there_were_two_trunks_is_of_vgg16(tmp_path):
     saved = json.loads(json.dumps({"model": describe(tiny.MODEL), "class_names": ["a", "b"]}))
-    del saved["model"]["trunk"]
+    del saved["model"]["backbone"]
     assert from_description(saved["model"]) == tiny.MODEL
     check_same_run(saved, {"model": describe(tiny.MODEL), "class_names": ["a", "b"]}, tmp_path)
-    with pytest.raises(ValueError, match="another model: trunk is vgg16 in it, resnet50 in this config"):
+    with pytest.raises(ValueError, match="another model: backbone is vgg16 in it, resnet50 in this config"):
         check_same_run(
-            saved, {"model": describe(tiny.MODEL.clone(trunk="resnet50")), "class_names": ["a", "b"]}, tmp_path
+            saved, {"model": describe(tiny.MODEL.clone(backbone="resnet50")), "class_names": ["a", "b"]}, tmp_path
         )

@@ -13,7 +13,7 @@ import reference
 from writers import pth
 
 import ssd_jax.pretrained.__main__ as command
-from ssd_jax.classes import COCO, COCO_IDS
+from ssd_jax.data.classes import COCO, COCO_IDS
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.pretrained import load
 

@@ -13,8 +13,10 @@ from writers import pth
 
 from ssd_jax.box import SSD300_VOC
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.loop import evaluate, rehearse, train
-from ssd_jax.loop.pictures import detect_pictures
+from ssd_jax.loop.detect import detect_pictures
+from ssd_jax.loop.dry_run import dry_run
+from ssd_jax.loop.evaluate import evaluate
+from ssd_jax.loop.train import train
 from ssd_jax.pretrained import load, write_workdir
 
 PROMOTION = "standard"  # optax's schedules promote
@@ -40,7 +42,7 @@ def config_of(data, **changes):
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
     config.update(steps=2, log_every=1, save_every=2, eval_every=0)
     config.data.update(eval="test", class_names=CLASSES)
-    config.model.update(norm=None, kernel_init="xavier", trunk="vgg16")
+    config.model.update(norm=None, kernel_init="xavier", backbone="vgg16")
     config.schedule.update(learning_rate=1e-6, warmup_steps=0)
     config.update(changes)
     return config.lock()
@@ -54,7 +56,7 @@ def test_a_fine_tune_takes_all_but_the_class_heads_says_so_and_trains(data, publ
         f"starting from {published} (an SSD of ssd.pytorch): all of it is taken but the class heads, since it knows "
         "other classes"
     )
-    assert f"starting from {published} (" in rehearse(config, steps=1)
+    assert f"starting from {published} (" in dry_run(config, steps=1)
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if "loss" in line]  # the others are evaluations
     assert len(losses) == 2

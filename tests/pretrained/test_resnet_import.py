@@ -1,4 +1,4 @@
-"""torchvision's ResNet-50 becomes a trunk that computes the same, at the picture's edge too."""
+"""torchvision's ResNet-50 becomes a backbone that computes the same, at the picture's edge too."""
 
 import functools
 
@@ -15,7 +15,7 @@ from ssd_jax.model.layers import ConvBlock
 from ssd_jax.pretrained import load, start_from
 from ssd_jax.pretrained.__main__ import run
 
-MODEL = tiny.MODEL.clone(trunk="resnet50", width=reference.WIDTH)
+MODEL = tiny.MODEL.clone(backbone="resnet50", width=reference.WIDTH)
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = np.array([0.229, 0.224, 0.225])[:, None, None]
 

@@ -12,11 +12,11 @@ from flax.traverse_util import flatten_dict
 from writers import caffemodel, pth
 
 from ssd_jax.box import SSD300_COCO, SSD300_VOC
-from ssd_jax.classes import COCO, COCO_IDS, VOC
+from ssd_jax.data.classes import COCO, COCO_IDS, VOC
 from ssd_jax.inference import load_detector
-from ssd_jax.loop import load_config
+from ssd_jax.loop.workdir import load_config
 from ssd_jax.model import SSD
-from ssd_jax.model.resnet import IMAGENET_MEAN
+from ssd_jax.model.backbones.resnet import IMAGENET_MEAN
 from ssd_jax.pretrained import export_torchvision, load, start_from, write_workdir
 from ssd_jax.pretrained.__main__ import class_names, run
 from ssd_jax.pretrained.convert import IMAGENET_DEVIATION, PIXELS
@@ -265,7 +265,7 @@ def test_a_workdir_takes_as_many_names_as_classes(tmp_path):
     with pytest.raises(ValueError, match="the weights have 20 classes, got 3 names"):
         write_workdir(weights, tmp_path / "run", ("a", "b", "c"))
     trunk = load(write(tmp_path, pth(vgg_tensors(""))), width=WIDTH)
-    with pytest.raises(ValueError, match=r"a detector is needed, got a trunk.*config\.init_from"):
+    with pytest.raises(ValueError, match=r"a detector is needed, got a backbone.*config\.init_from"):
         write_workdir(trunk, tmp_path / "run", VOC)
 
 
@@ -293,7 +293,7 @@ def test_the_command_writes_a_workdir(tmp_path, narrow):
 def test_the_command_says_what_a_file_is(tmp_path, narrow):
     path = write(tmp_path, pth(vgg_tensors("")))
     assert run([str(path)]) == f"{path} is a VGG16 of ssd.pytorch; train from it with --config.init_from={path}"
-    with pytest.raises(ValueError, match="a trunk detects nothing"):
+    with pytest.raises(ValueError, match="a backbone detects nothing"):
         run([str(path), f"--workdir={tmp_path / 'run'}"])
 
 

@@ -1,0 +1,45 @@
+"""From files on a disk to batches: sources, their combinations, decoding, and the pipeline of batches.
+
+A source gives random access to `Example`s: it has `__len__`, `__getitem__`, `class_names` (label k is
+`class_names[k - 1]`) and `inclusive`: True where its corners name the last pixel inside a box, as PASCAL VOC's do, so
+that the VOC metric adds 1 to widths and heights.
+
+Nothing here is random but the order of the images, which follows from the seed alone: batch k is the same for any
+number of threads, with or without a cache. Process p of n reads every n-th row of the batch that a single process
+would read.
+"""
+
+from ssd_jax.data.batches import eval_batches, pad_boxes, train_batches
+from ssd_jax.data.coco import COCOJson, open_coco
+from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
+from ssd_jax.data.example import Example, Source
+from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
+from ssd_jax.data.open import KINDS, open_source
+from ssd_jax.data.shapes import Shapes
+from ssd_jax.data.tfds import TFDS
+from ssd_jax.data.voc import VOCFolder
+
+__all__ = [
+    "GREY",
+    "KINDS",
+    "TFDS",
+    "COCOJson",
+    "Example",
+    "Examples",
+    "Joined",
+    "OnlyClasses",
+    "Shapes",
+    "Source",
+    "Subset",
+    "UnreadableImage",
+    "VOCFolder",
+    "coco_truth",
+    "decode",
+    "eval_batches",
+    "open_coco",
+    "open_source",
+    "pad_boxes",
+    "shrink",
+    "train_batches",
+    "warp",
+]

@@ -1,0 +1,1 @@
+"""Backbones: networks that turn images into the first feature maps of an SSD."""

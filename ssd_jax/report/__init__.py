@@ -1,0 +1,1 @@
+"""Reports for people: what is in a dataset, and what a model finds in it."""

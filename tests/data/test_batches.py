@@ -1,0 +1,457 @@
+import itertools
+import logging
+import re
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_jax import data
+from ssd_jax.data import Example, UnreadableImage
+
+
+def picture(h, w, seed=0):
+    """Smooth colours, so that JPEG changes little."""
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    return cv2.resize(corners, (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def encode(image, extension=".jpg"):
+    bgr = image if image.ndim == 2 else np.concatenate([image[:, :, 2::-1], image[:, :, 3:]], axis=2)
+    return cv2.imencode(extension, bgr)[1].tobytes()
+
+
+def example(name, image, n=1, difficult=None):
+    boxes = np.linspace(0.05, 0.9, 4 * n, dtype=np.float32).reshape(n, 4)
+    return Example(
+        name,
+        image,
+        boxes,
+        np.arange(1, n + 1, dtype=np.int32),
+        np.zeros(n, bool) if difficult is None else np.array(difficult),
+    )
+
+
+def source(length, **kwargs):
+    """Pictures of different sizes, with 0 to 3 objects each; their colour tells their place."""
+    return [example(f"p{i}", np.full((20 + i, 30 - i, 3), 5 * i, np.uint8), i % 4, **kwargs) for i in range(length)]
+
+
+def take(batches, n):
+    return list(itertools.islice(batches, n))
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+OPTIONS = dict(batch_size=4, canvas_size=32, max_boxes=3, seed=7)
+
+
+# -- decode
+
+
+def test_decode_gives_rgb():
+    image = picture(40, 60)
+    np.testing.assert_array_equal(data.decode(encode(image, ".png")), image)
+    decoded = data.decode(encode(image, ".jpg"))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_allclose(decoded.astype(int), image, atol=8)
+
+
+def test_decode_makes_three_channels_of_eight_bits():
+    grey = picture(9, 12)[:, :, 0]
+    three = np.stack([grey] * 3, axis=2)
+    alpha = np.concatenate([picture(9, 12), grey[:, :, None]], axis=2)
+    deep = picture(9, 12).astype(np.uint16) * 257
+    for image, expected in ((grey, three), (grey[:, :, None], three), (alpha, alpha[:, :, :3]), (deep, deep >> 8)):
+        np.testing.assert_array_equal(data.decode(image), expected)
+    np.testing.assert_array_equal(data.decode(encode(grey, ".png")), three)
+    np.testing.assert_array_equal(data.decode(encode(alpha, ".png")), alpha[:, :, :3])
+    np.testing.assert_allclose(data.decode(encode(deep, ".png")).astype(int), deep >> 8, atol=1)
+
+
+def test_decode_ignores_exif_orientation():
+    jpeg = encode(picture(40, 60))
+    tiff = b"II*\0" + (8).to_bytes(4, "little") + (1).to_bytes(2, "little")
+    tiff += bytes([0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0]) + bytes(4)  # orientation 6: turn by 90 degrees
+    exif = b"Exif\0\0" + tiff
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (60, 40, 3)
+    np.testing.assert_array_equal(data.decode(turned), data.decode(jpeg))
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("part", [0.5, 0.9, -1])
+def test_decode_refuses_part_of_a_file(extension, part):
+    file = encode(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), extension)
+    cut = file[: int(len(file) * part)] if part > 0 else file[:part]
+    with pytest.raises(UnreadableImage, match=r"^the file is cut short \(no end-of-image marker in its \d+ bytes\)$"):
+        data.decode(cut)
+    with pytest.raises(UnreadableImage, match="cut short"):
+        data.decode(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
+
+
+def test_a_thumbnails_end_is_not_the_pictures():
+    jpeg, thumbnail = encode(picture(40, 60)), encode(picture(4, 6))
+    header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = jpeg[:2] + header + jpeg[2:]
+    np.testing.assert_array_equal(data.decode(whole), data.decode(jpeg))
+    with pytest.raises(UnreadableImage, match="cut short"):
+        data.decode(whole[:-2])
+
+
+def test_trailing_bytes_do_no_harm():
+    for extension in (".jpg", ".png"):
+        file = encode(picture(40, 60), extension)
+        np.testing.assert_array_equal(data.decode(file + b"more"), data.decode(file))
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", r"no picture in a format that can be read \(its first bytes: b'<html>no'\)"),
+        (np.zeros((3, 4, 2), np.uint8), r"got uint8 \[3, 4, 2\]"),
+        (np.zeros((3, 4, 3), np.float32), r"got float32 \[3, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"got uint8 \[0, 4, 3\]"),
+    ],
+)
+def test_decode_says_why_it_refuses(image, reason):
+    with pytest.raises(UnreadableImage, match=reason) as error:
+        data.decode(image)
+    assert "\n" not in str(error.value)
+
+
+# -- shrink, warp, boxes
+
+
+def areas(image, h, w):
+    """The mean of each of h x w areas: a slow, exact shrink."""
+    rows, columns = (overlaps(side, n) for side, n in zip(image.shape[:2], (h, w), strict=True))
+    return np.moveaxis(rows @ np.moveaxis(image.astype(float), 2, 0) @ columns.T, 0, 2)
+
+
+def overlaps(side, n):
+    """[n, side]: which part of area i each pixel is."""
+    edges, pixels = np.linspace(0, side, n + 1), np.arange(side)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(shared, 0, None) * n / side
+
+
+def test_shrink_leaves_what_fits():
+    image = picture(20, 32)
+    assert data.shrink(image, 32) is image
+
+
+def test_shrink_by_two_is_the_mean_of_four_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    shrunk = data.shrink(image, 60)
+    assert shrunk.shape == (40, 60, 3)
+    np.testing.assert_allclose(shrunk, image.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3)), atol=0.51)
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.67, 2, 2.3, 3, 5.2])
+def test_shrink_is_near_the_mean_over_areas(factor):
+    random = np.random.default_rng(0)
+    photograph = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (240, 180), interpolation=cv2.INTER_CUBIC)
+    noise = random.integers(0, 256, (180, 240, 3), np.uint8)
+    size = round(240 / factor)
+    h, w = round(180 * size / 240), size
+    error = data.shrink(photograph, size) - areas(photograph, h, w)
+    assert np.sqrt(np.mean(error**2)) < 2
+    # Pixels that are left out would let noise through: of n independent pixels the mean has 1 / sqrt(n) of it.
+    assert np.std(data.shrink(noise, size)) < 1.5 * np.std(areas(noise, h, w))
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.67, 2.3, 5.2])
+def test_shrink_moves_nothing(factor):
+    ramp = np.tile(np.arange(240, dtype=np.uint8)[None, :, None], (240, 1, 3))
+    ramp[:, :, 1] = ramp[:, :, 0].T
+    size = round(240 / factor)
+    np.testing.assert_allclose(data.shrink(ramp, size)[1:-1, 1:-1], areas(ramp, size, size)[1:-1, 1:-1], atol=1.01)
+
+
+def test_shrink_never_loses_a_side():
+    assert data.shrink(picture(1000, 2), 64).shape == (64, 1, 3)
+    assert data.shrink(picture(2, 1000), 64).shape == (1, 64, 3)
+
+
+def test_warp_is_linear_with_pixel_centres_at_halves():
+    ramp = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2)  # [1, 8, 3]
+    warped = data.warp(np.repeat(ramp, 8, axis=0), 4)
+    assert warped.shape == (4, 4, 3)
+    np.testing.assert_array_equal(warped[0, :, 0], [5, 25, 45, 65])
+
+
+def test_pad_boxes():
+    boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.1, 0.1], [0, 0, 1, 1]], np.float32)
+    padded, labels = data.pad_boxes(boxes, np.array([3, 1, 2], np.int32), 5)
+    np.testing.assert_array_equal(padded, np.concatenate([boxes, np.zeros((2, 4), np.float32)]))
+    np.testing.assert_array_equal(labels, [3, 1, 2, 0, 0])
+    padded, labels = data.pad_boxes(boxes, np.array([3, 1, 2], np.int32), 2)
+    np.testing.assert_array_equal(padded, boxes[[0, 2]])
+    np.testing.assert_array_equal(labels, [3, 2])
+    padded, labels = data.pad_boxes(boxes[:0], np.zeros(0, np.int32), 2)
+    assert not padded.any() and not labels.any()
+
+
+def test_example_checks_its_shapes():
+    boxes = np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"'x' has \[2, 4\], \[1\] and \[2\]"):
+        Example("x", b"", boxes, np.ones(1, np.int32), np.zeros(2, bool))
+    with pytest.raises(ValueError, match="object labels count from 1; 'x' has 0"):
+        Example("x", b"", boxes, np.array([1, 0], np.int32), np.zeros(2, bool))
+
+
+# -- training batches
+
+
+def test_a_training_batch_holds_its_pictures():
+    pictures = source(6)
+    (batch,) = take(data.train_batches(pictures, **OPTIONS), 1)
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        "images": ((4, 32, 32, 3), "uint8"),
+        "sizes": ((4, 2), "int32"),
+        "boxes": ((4, 3, 4), "float32"),
+        "labels": ((4, 3), "int32"),
+        "left_out": ((4,), "int32"),
+        "position": ((4,), "int32"),
+        "index": ((4,), "int32"),
+        "readable": ((4,), "bool"),
+    }
+    np.testing.assert_array_equal(batch["position"], range(4))
+    assert batch["readable"].all()
+    for row, index in enumerate(batch["index"]):
+        image = data.shrink(pictures[index].image, 32)
+        h, w, _ = image.shape
+        boxes, labels = data.pad_boxes(pictures[index].boxes, pictures[index].labels, 3)
+        np.testing.assert_array_equal(batch["images"][row, :h, :w], image)
+        assert not batch["images"][row, h:].any() and not batch["images"][row, :, w:].any()
+        np.testing.assert_array_equal(batch["sizes"][row], (h, w))
+        np.testing.assert_array_equal(batch["boxes"][row], boxes)
+        np.testing.assert_array_equal(batch["labels"][row], labels)
+
+
+def test_every_epoch_is_another_permutation():
+    batches = take(data.train_batches(source(6), **OPTIONS), 6)  # 4 epochs of 6 in 6 batches of 4
+    epochs = np.concatenate([batch["index"] for batch in batches]).reshape(4, 6)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(6), (4, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_seed_decides_the_order():
+    def order(seed):
+        return [b["index"].tolist() for b in take(data.train_batches(source(12), **OPTIONS | {"seed": seed}), 3)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+@pytest.mark.parametrize("start", [1, 5, 1_000_000])
+def test_resuming_needs_the_step_alone(start):
+    expected = take(data.train_batches(source(7), **OPTIONS, start_step=start - 1), 4)[1:]
+    assert_same(take(data.train_batches(source(7), **OPTIONS, start_step=start), 3), expected)
+
+
+@pytest.mark.parametrize("cache_gb", [0, 4e-6, 1], ids=["no cache", "a cache of some", "a cache of all"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("start", [0, 3])
+def test_batches_follow_from_the_seed_and_the_step_alone(start, threads, processes, cache_gb):
+    whole = take(data.train_batches(source(7), **OPTIONS, threads=0), start + 5)[start:]
+    for process in range(processes):
+        share = data.train_batches(
+            source(7),
+            **OPTIONS,
+            start_step=start,
+            threads=threads,
+            cache_gb=cache_gb,
+            process_index=process,
+            process_count=processes,
+        )
+        expected = [{name: array[process::processes] for name, array in batch.items()} for batch in whole]
+        assert_same(take(share, 5), expected)
+
+
+# -- the cache
+
+
+class Counted(list):
+    """Counts how often each picture is asked for."""
+
+    def __init__(self, pictures):
+        super().__init__(pictures)
+        self.asked = Counter()
+
+    def __getitem__(self, index):
+        self.asked[index] += 1
+        return super().__getitem__(index)
+
+
+def test_a_cache_decodes_each_picture_once(caplog):
+    pictures = Counted(source(7))
+    take(data.train_batches(pictures, **OPTIONS, cache_gb=1, threads=0), 7)
+    assert pictures.asked == dict.fromkeys(range(7), 1)
+    assert not caplog.records
+
+
+def test_a_cache_holds_no_more_than_it_says(caplog):
+    row = 20 * 30 * 3 + 2 * 4 + 3 * (4 + 1) * 4 + 4 + 4 + 1  # picture, size, boxes and labels, three numbers
+    pictures = Counted(example(f"p{i}", picture(20, 30)) for i in range(7))
+    take(data.train_batches(pictures, **OPTIONS, cache_gb=3 * row / 1e9, threads=0), 7)  # 4 epochs
+    assert sorted(pictures.asked.values()) == [1, 1, 1, 4, 4, 4, 4]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("is full with 3 of 7 pictures; the others are decoded each time")
+
+
+def test_a_batch_may_be_larger_than_the_source():
+    (batch,) = take(data.train_batches(source(1), **OPTIONS), 1)
+    np.testing.assert_array_equal(batch["index"], [0, 0, 0, 0])
+
+
+def test_difficult_objects_are_trained_on_unless_told_otherwise():
+    pictures = [example("a", picture(8, 8), 3, [True, False, True])]
+    (batch,) = take(data.train_batches(pictures, **OPTIONS), 1)
+    np.testing.assert_array_equal(batch["labels"], [[1, 2, 3]] * 4)
+    (batch,) = take(data.train_batches(pictures, **OPTIONS, train_difficult=False), 1)
+    np.testing.assert_array_equal(batch["labels"], [[2, 0, 0]] * 4)
+    np.testing.assert_array_equal(batch["boxes"][:, 0], [pictures[0].boxes[1]] * 4)
+
+
+def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
+    pictures = [
+        example("crowd", picture(8, 8), 5),
+        example("pair", picture(8, 8), 2),
+        example("four", picture(8, 8), 4),
+    ]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        batches = take(data.train_batches(pictures, **OPTIONS), 5)
+    for batch in batches:
+        np.testing.assert_array_equal(batch["left_out"], np.array([2, 0, 1])[batch["index"]])
+        np.testing.assert_array_equal((batch["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[batch["index"]])
+    *named, total = (r.getMessage() for r in caplog.records)
+    assert sorted(named) == [
+        "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
+        "four: 4 objects, but max_boxes is 3: the 1 smallest are not trained on",
+    ]
+    assert total == "max_boxes = 3 leaves out 3 objects of 2 pictures, among the first 3 that this process read"
+
+
+def test_the_total_comes_after_an_epoch_and_few_pictures_are_named(caplog):
+    pictures = [example(f"p{i}", picture(8, 8), 4 + i % 2) for i in range(30)]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        take(data.train_batches(pictures, **OPTIONS), 7)
+        assert len(caplog.records) == 10
+        take(data.train_batches(pictures, **OPTIONS, process_index=1, process_count=2), 16)
+    (total,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes"))
+    assert re.fullmatch(r"max_boxes = 3 leaves out \d+ objects of 1[5-7] pictures, among the first .*", total)
+
+
+def test_strict_data_leaves_nothing_out():
+    with pytest.raises(ValueError, match=r"^strict data leaves no object out; crowd: 4 objects, but max_boxes is 3$"):
+        next(data.train_batches([example("crowd", picture(8, 8), 4)], **OPTIONS, strict=True))
+    unreadable = [example("cut", encode(picture(20, 30))[:-300])]
+    message = "^strict data has no picture that cannot be read; cut: the file is cut short"
+    with pytest.raises(ValueError, match=message):
+        next(data.train_batches(unreadable, **OPTIONS, strict=True))
+    with pytest.raises(ValueError, match=message):
+        next(data.eval_batches(unreadable, batch_size=2, image_size=16, strict=True))
+    assert next(data.train_batches(source(3), **OPTIONS, strict=True))["readable"].all()
+
+
+def test_an_unreadable_picture_is_grey_and_reported_once(caplog):
+    class Source(list):
+        def __getitem__(self, index):
+            if index == 2:
+                raise UnreadableImage("gone.jpg: No such file or directory")
+            return super().__getitem__(index)
+
+    jpeg = encode(picture(20, 30))
+    pictures = Source([example("fine", jpeg), example("cut", jpeg[:-300], 2), None])
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        batches = take(data.train_batches(pictures, **OPTIONS), 6)
+    for batch in batches:
+        np.testing.assert_array_equal(batch["readable"], batch["index"] == 0)
+        bad = ~batch["readable"]
+        assert (batch["images"][bad] == data.GREY).all() and (batch["sizes"][bad] == 32).all()
+        assert not batch["boxes"][bad].any() and not batch["labels"][bad].any()
+        assert (batch["labels"][~bad, 0] == 1).all()
+    assert sorted(r.getMessage() for r in caplog.records) == [
+        f"cut: the file is cut short (no end-of-image marker in its {len(jpeg) - 300} bytes)",
+        "picture 2: gone.jpg: No such file or directory",
+    ]
+
+
+def test_an_error_of_the_source_is_not_swallowed():
+    class Source(list):
+        def __getitem__(self, index):
+            raise KeyError("the source's own mistake")
+
+    with pytest.raises(KeyError, match="the source's own mistake"):
+        next(data.train_batches(Source([1]), **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(batch_size=4, process_count=3), "multiple of the number of processes; got 4 for 3"),
+        (dict(batch_size=0), "got 0 for 1"),
+        (dict(process_count=2, process_index=2), r"process_index is in \[0, process_count\); got 2 of 2"),
+        (dict(max_boxes=0), "max_boxes is at least 1 and start_step at least 0; got 0, 0"),
+        (dict(start_step=-1), "got 3, -1"),
+        (dict(cache_gb=-1), "cache_gb is at least 0; got -1"),
+    ],
+)
+def test_train_batches_checks_its_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        data.train_batches(source(3), **OPTIONS | options)
+
+
+def test_an_empty_source_is_an_error():
+    with pytest.raises(ValueError, match="a source has at least one picture; this one is empty"):
+        data.train_batches([], **OPTIONS)
+    with pytest.raises(ValueError, match="this one is empty"):
+        data.eval_batches([], batch_size=2, image_size=16)
+
+
+# -- evaluation batches
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 7, 8])
+def test_evaluation_sees_each_picture_once(length, processes):
+    pictures = source(length)
+    shares = [
+        list(data.eval_batches(pictures, batch_size=4, image_size=16, process_index=process, process_count=processes))
+        for process in range(processes)
+    ]
+    assert {len(share) for share in shares} == {-(-length // 4)}
+    rows = [row for share in shares for batch in share for row in zip(*batch.values(), strict=True)]
+    names = list(shares[0][0])
+    assert names == ["images", "sizes", "index", "readable"]
+    assert sorted(index for _, _, index, _ in rows if index >= 0) == list(range(length))
+    for image, size, index, readable in rows:
+        assert image.shape == (16, 16, 3) and readable == (index >= 0)
+        if index >= 0:
+            np.testing.assert_array_equal(image, data.warp(pictures[index].image, 16))
+            np.testing.assert_array_equal(size, pictures[index].image.shape[:2])
+
+
+def test_evaluation_marks_an_unreadable_picture(caplog):
+    pictures = [example("a", picture(8, 9)), example("b", b"what"), example("c", picture(8, 9))]
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        (batch,) = data.eval_batches(pictures, batch_size=4, image_size=16)
+    np.testing.assert_array_equal(batch["index"], [0, 1, 2, -1])
+    np.testing.assert_array_equal(batch["readable"], [True, False, True, False])
+    np.testing.assert_array_equal(batch["sizes"], [[8, 9], [0, 0], [8, 9], [0, 0]])
+    assert [r.getMessage() for r in caplog.records] == [
+        "b: no picture in a format that can be read (its first bytes: b'what')"
+    ]

@@ -1,0 +1,176 @@
+"""Sources made of sources, and sources by name."""
+
+import re
+
+import numpy as np
+import pytest
+import test_coco
+import test_voc
+
+from ssd_jax import data
+from ssd_jax.data import Example, Examples, Joined, OnlyClasses, Subset, VOCFolder, coco_truth, open_coco, open_source
+
+coco = pytest.fixture(name="coco")(test_coco.root.__wrapped__)
+voc = pytest.fixture(name="voc")(test_voc.root.__wrapped__)
+
+
+def example(name, *labels):
+    n = len(labels)
+    boxes = np.tile(np.float32([0, 0, 1, 1]), (n, 1)) / (1 + np.arange(n, dtype=np.float32)[:, None])
+    return Example(name, np.zeros((4, 4, 3), np.uint8), boxes, np.int32(labels).reshape(n), np.zeros(n, bool))
+
+
+A = Examples([example("a0", 1, 2), example("a1"), example("a2", 2)], ("cat", "dog"))
+B = Examples((example("b0", 1),), ("cat", "dog"))
+
+
+def names(source):
+    return [source[i].image_id for i in range(len(source))]
+
+
+def test_a_sequence_of_ones_own():
+    assert len(A) == 3 and A.class_names == ("cat", "dog") and not A.inclusive
+    assert A[-1].image_id == "a2"
+    batch = next(iter(data.eval_batches(A, batch_size=3, image_size=8)))
+    assert batch["readable"].all()
+    with pytest.raises(IndexError):
+        A[3]
+    with pytest.raises(ValueError, match="x: labels are from 1 to 2, the number of classes; got 3"):
+        Examples([example("x", 3)], ("cat", "dog"))[0]
+    with pytest.raises(ValueError, match="one or more different names; got cat, cat"):
+        Examples([], ("cat", "cat"))
+
+
+def test_joined():
+    joined = Joined([A, B, A])
+    assert names(joined) == ["a0", "a1", "a2", "b0", "a0", "a1", "a2"] and len(joined) == 7
+    assert joined[-4].image_id == "b0" and joined.class_names == ("cat", "dog")
+    with pytest.raises(IndexError):
+        joined[7]
+    with pytest.raises(ValueError, match=r"the same classes in the same order .*; got cat, dog and dog, cat"):
+        Joined([A, Examples([example("b")], ("dog", "cat"))])
+    with pytest.raises(ValueError, match=r"all inclusive \(.*\) or none is; got both"):
+        Joined([A, Examples([example("b")], ("cat", "dog"), inclusive=True)])
+    with pytest.raises(ValueError, match="got none"):
+        Joined([])
+
+
+def test_subset():
+    assert names(Subset(A, slice(1, None))) == ["a1", "a2"]
+    assert names(Subset(A, [2, 0, -1])) == ["a2", "a0", "a2"]
+    assert names(Subset(Subset(A, slice(None, None, -1)), slice(2))) == ["a2", "a1"]
+    with pytest.raises(ValueError, match="at least one picture; got slice"):
+        Subset(A, slice(3, None))
+
+
+def test_only_some_classes():
+    dogs = OnlyClasses(A, ["dog"])
+    assert dogs.class_names == ("dog",) and names(dogs) == ["a0", "a1", "a2"]
+    assert [dogs[i].labels.tolist() for i in range(3)] == [[1], [], [1]]
+    np.testing.assert_array_equal(dogs[0].boxes, [[0, 0, 0.5, 0.5]])  # the second of a0
+    swapped = OnlyClasses(A, ["dog", "cat"])
+    assert [swapped[i].labels.tolist() for i in range(3)] == [[2, 1], [], [1]]
+    assert dogs[0].labels.dtype == np.int32
+    with pytest.raises(ValueError, match="a class is one of cat, dog; got 'doog'"):
+        OnlyClasses(A, ["doog"])
+
+
+def test_the_truth_of_coco_follows(coco):
+    source = open_coco(coco, "train")
+    chosen = OnlyClasses(Subset(source, [2, 0]), ["cat", "dog"])
+    truth = coco_truth(chosen)
+    assert [image["id"] for image in truth["images"]] == [5, 7]
+    assert [category["id"] for category in truth["categories"]] == [90, 18]  # in the order of the labels
+    rows = [(row["image_id"], row["category_id"], row["iscrowd"]) for row in truth["annotations"]]
+    assert sorted(rows) == [(5, 18, 0), (7, 18, 0), (7, 90, 0), (7, 90, 1)]
+    assert {row["category_id"] for row in coco_truth(OnlyClasses(source, ["cat"]))["annotations"]} == {90}
+    assert [image["id"] for image in coco_truth(Subset(source, slice(1, 2)))["images"]] == [3]
+    assert coco_truth(Subset(source, slice(1, 2)))["annotations"] == []
+    assert coco_truth(A) is coco_truth(Subset(A, [0])) is coco_truth(OnlyClasses(A, ["cat"])) is None
+    assert coco_truth(Joined([source, source])) is None
+
+
+# -- by name
+
+
+def test_open_voc(voc):
+    assert names(open_source("voc_folder", "train+val", root=voc)) == ["b", "a", "c"]
+    below = f"{voc.name}:train+{voc.name}:val+{voc.name}:train"
+    again = open_source("voc_folder", below, root=voc.parent)
+    assert names(again) == ["b", "a", "c"] and isinstance(again, VOCFolder)
+    cut = open_source("voc_folder", f"{voc.name}:train[1:]+{voc.name}:train[:50%]", root=voc.parent)
+    assert names(cut) == ["a", "b"] and cut.inclusive
+
+
+def test_voc_folders_are_joined(voc, tmp_path_factory):
+    other = test_voc.root.__wrapped__(tmp_path_factory.mktemp("voc"))
+    (other.parent / "one").symlink_to(voc)
+    (other.parent / "two").symlink_to(other)
+    joined = open_source("voc_folder", "one:train+two:val+two:train", root=other.parent)
+    assert names(joined) == ["b", "a", "c", "b", "a"]
+    test_voc.add(other, "c", test_voc.xml(("fish", 1, 1, 9, 9)))
+    with pytest.raises(ValueError, match="have the same classes in the same order"):
+        open_source("voc_folder", "one:train+two:train", root=other.parent)
+    classes = ("cat", "dog", "fish", "bird")
+    joined = open_source("voc_folder", "one:train+two:train", root=other.parent, class_names=classes)
+    assert joined.class_names == classes and joined[1].labels.tolist() == [2, 1]
+
+
+def test_classes_of_a_voc_folder(voc):
+    with pytest.raises(
+        ValueError, match=r"a\.xml: every object's class is one of dog, unless drop_other_classes; got 'cat'"
+    ):
+        open_source("voc_folder", "train", root=voc, class_names=["dog"])
+    dogs = open_source("voc_folder", "train", root=voc, class_names=["dog"], drop_other_classes=True)
+    assert [len(dogs[i].boxes) for i in range(2)] == [0, 1] and dogs.class_names == ("dog",)
+
+
+def test_open_coco_by_name(coco):
+    source = open_source(
+        "coco_json", "train[:1]+train", root=coco, class_names=["cat", "bird"], drop_other_classes=True
+    )
+    assert names(source) == ["p7.jpg", "p7.jpg", "p3.jpg", "p5.jpg"] and source[0].labels.tolist() == [1]
+    assert names(open_source("coco_json", "annotations/instances_train.json:train[-34%:]", root=coco)) == ["p5.jpg"]
+    with pytest.raises(ValueError, match="unless other classes are dropped; got bird"):
+        open_source("coco_json", "train", root=coco, class_names=["cat", "dog"])
+
+
+def test_strict_reaches_the_source(coco, voc):
+    test_voc.add(voc, "a", test_voc.xml(("dog", 10, 5, 160, 25)))
+    changed = test_coco.data()
+    changed["annotations"][0]["bbox"] = [0, 0, 200, 10]
+    test_coco.write(coco, changed)
+    for kind, root in (("voc_folder", voc), ("coco_json", coco)):
+        open_source(kind, "train", root=root)
+        with pytest.raises(ValueError, match="strict data has no boxes reaching outside their picture; got 1, in"):
+            open_source(kind, "train", root=root, strict=True)
+
+
+def test_open_a_function_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(
+        "from test_combine import A\n\ndef pets(split):\n    return {'all': A}[split]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert names(open_source("my_data:pets", "all[:67%]")) == ["a0", "a1"]
+    with pytest.raises(ValueError, match="my_data has no 'cars'"):
+        open_source("my_data:cars", "all")
+    with pytest.raises(ValueError, match="cannot import no_such"):
+        open_source("no_such:cars", "all")
+
+
+@pytest.mark.parametrize("split", ["train[", "train[1]", "train[:x]", "[:1]", "train[:1]x", ""])
+def test_a_split_that_is_none(coco, split):
+    with pytest.raises(ValueError, match=r"a (part of a )?split is"):
+        open_source("coco_json", split, root=coco)
+
+
+@pytest.mark.parametrize("cut", ["[:0%]", "[:99]", "[-99:]", "[2:1]"])
+def test_a_cut_of_no_pictures_or_of_more_than_there_are(voc, cut):
+    message = re.escape(f"'train{cut}'") + r" must be one or more of the \d+ pictures of 'train'"
+    with pytest.raises(ValueError, match=message):
+        open_source("voc_folder", f"train{cut}", root=voc)
+
+
+def test_a_kind_that_is_none():
+    with pytest.raises(ValueError, match=r"a data set is one of .*; got 'voc'"):
+        open_source("voc", "train")

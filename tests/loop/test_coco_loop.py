@@ -1,0 +1,64 @@
+"""A run on a set in COCO's format: the twelve numbers and the results file."""
+
+import json
+
+import cv2
+import pytest
+import tiny
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ssd_jax.loop.evaluate import evaluate, table
+from ssd_jax.loop.train import train
+from ssd_jax.metrics.coco import NUMBERS
+
+PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
+CATEGORIES = [{"id": 31, "name": "dark"}, {"id": 9, "name": "bright"}]  # labels 2 and 1
+
+
+def write_coco(root, source, splits):
+    """Write pictures of `source` in COCO's layout; a dark box of each is a crowd."""
+    (root / "annotations").mkdir(parents=True)
+    for split, indices in splits.items():
+        data = {"images": [], "categories": CATEGORIES, "annotations": []}
+        (root / split).mkdir()
+        for index in indices:
+            example, crowd = source[index], 1
+            size, name = example.image.shape[0], f"{example.image_id}.png"
+            cv2.imwrite(str(root / split / name), example.image[:, :, ::-1])
+            data["images"].append({"id": 1000 - index, "file_name": name, "width": size, "height": size})
+            for (x0, y0, x1, y1), label in zip((example.boxes * size).tolist(), example.labels, strict=True):
+                row = {"image_id": 1000 - index, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+                row |= {"id": len(data["annotations"]), "category_id": {1: 9, 2: 31}[int(label)]}
+                row["iscrowd"] = crowd if label == 2 else 0
+                crowd = crowd and int(label != 2)
+                data["annotations"].append(row)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("coco") / "c", tiny.Pictures(14), {"t": range(8), "v": range(8, 14)})
+
+
+def test_a_run(root, tmp_path, capsys):
+    changes = {"data.source": "coco_json", "data.train": "t", "data.eval": "v"}
+    train(tiny.config(root, steps=3, save_every=3, **changes), tmp_path)
+    results = evaluate(tmp_path)
+    assert json.loads((tmp_path / "eval_v.json").read_text())["coco"].keys() == {*NUMBERS, "AP_by_class"}
+    assert list(results["coco"]["AP_by_class"]) == ["bright", "dark"]
+
+    truth = COCO(root / "annotations" / "instances_v.json")
+    for row in truth.dataset["annotations"]:
+        row["id"] += 1  # pycocotools takes 0 for "not matched"
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "coco_results_v.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    numbers = [results["coco"][name] for name in NUMBERS]
+    assert numbers == pytest.approx([x if x != -1 else float("nan") for x in evaluation.stats], nan_ok=True)
+    assert numbers[8] > 0  # something was found
+    text = table(results)
+    assert all(f"{name:<9}  {results['coco'][name]:>7.4f}" in text for name in NUMBERS)
