@@ -10,10 +10,10 @@ PIP_OPTIONS := --quiet --no-compile --disable-pip-version-check
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=$(DEMO)
-	$(BIN)/python detect.py --workdir=$(DEMO) --out=$(DEMO)/pictures
+	$(BIN)/python detect.py --workdir=$(DEMO) --out=$(DEMO)/images
 	$(BIN)/python eval.py --workdir=$(DEMO)
-	@echo "Look at the drawings in $(DEMO)/pictures; the checkpoint is in $(DEMO)/checkpoints."
-	@echo "Next, on pictures of your own in PASCAL VOC's layout:"
+	@echo "Look at the drawings in $(DEMO)/images; the checkpoint is in $(DEMO)/checkpoints."
+	@echo "Next, on images of your own in PASCAL VOC's layout:"
 	@echo "  $(BIN)/python train.py --config=configs/voc_folder.py --workdir=runs/mine --config.data.root=DIR"
 
 test: $(VENV)/.installed-test

@@ -5,7 +5,7 @@ import sys
 from absl import app, flags
 
 from ssd_jax.command import command, parse_step
-from ssd_jax.loop.detect import detect_pictures
+from ssd_jax.loop.detect import detect_images
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
 OUT = flags.DEFINE_string("out", None, "Folder for the drawings and detections.json.")
@@ -15,12 +15,12 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main(argv: list[str]) -> None:
-    """Detect in the pictures named, or in some of the run's evaluation split."""
+    """Detect in the images named, or in some of the run's evaluation split."""
     with command():
-        count = detect_pictures(WORKDIR.value, argv[1:], OUT.value, score=SCORE.value, step=parse_step(STEP.value))
+        count = detect_images(WORKDIR.value, argv[1:], OUT.value, score=SCORE.value, step=parse_step(STEP.value))
     if not count:
-        sys.exit("error: none of the pictures could be read")
-    print(f"{count} pictures with their detections, and detections.json, in {OUT.value}")
+        sys.exit("error: none of the images could be read")
+    print(f"{count} images with their detections, and detections.json, in {OUT.value}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     print(table(results))
     print(
         f"\nmAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "
-        f"on {results['images']} pictures of {results['split']}, step {results['step']}; written to {results['path']}"
+        f"on {results['images']} images of {results['split']}, step {results['step']}; written to {results['path']}"
     )
 
 

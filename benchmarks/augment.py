@@ -2,7 +2,7 @@
 
     python benchmarks/augment.py [--batch 128] [--repeat 20] [--step_ms 60]
 
-Prints, for each setting, milliseconds a picture on the device (the median call, vmapped and jitted) and on the host
+Prints, for each setting, milliseconds an image on the device (the median call, vmapped and jitted) and on the host
 (NumPy and OpenCV, one thread, decoding left out on both sides), their ratio, and what share of a training step of
 `--step_ms` the batch takes.
 """
@@ -26,10 +26,10 @@ OPTIONS = {
     "plain warp": NO_AUGMENTATION,
 }
 SIZES = {(512, 300): (375, 500), (96, 96): (96, 96)}
-"""(canvas, result): (height, width) of the pictures."""
+"""(canvas, result): (height, width) of the images."""
 
 
-def pictures(count, canvas, size, *, slots=20, objects=3):
+def images(count, canvas, size, *, slots=20, objects=3):
     rng = np.random.default_rng(0)
     images = np.zeros((count, canvas, canvas, 3), np.uint8)
     for image in images:
@@ -57,9 +57,9 @@ def host_ms(batch, image_size, interpolations, repeat):
     for i in range(repeat):
         k = i % len(images)
         valid = labels[k] > 0
-        picture = np.ascontiguousarray(images[k, : sizes[k, 0], : sizes[k, 1]])
+        image = np.ascontiguousarray(images[k, : sizes[k, 0], : sizes[k, 1]])
         caffe_augment.augment(
-            rng, picture, boxes[k, valid], labels[k, valid], image_size=image_size, interpolations=interpolations
+            rng, image, boxes[k, valid], labels[k, valid], image_size=image_size, interpolations=interpolations
         )
     return 1000 * (time.perf_counter() - start) / repeat
 
@@ -75,7 +75,7 @@ def main():
     print(f"{machine()}; batch {arguments.batch}")
     print(f"{'canvas':>6} {'size':>5}  {'options':28} {'device':>10} {'host':>10} {'ratio':>7} {'of a step':>10}")
     for (canvas, image_size), size in SIZES.items():
-        batch = pictures(arguments.batch, canvas, size)
+        batch = images(arguments.batch, canvas, size)
         host = {
             names: host_ms(batch, image_size, names, 10 * arguments.repeat) for names in (INTERPOLATIONS, ("linear",))
         }

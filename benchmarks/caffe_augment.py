@@ -1,6 +1,6 @@
-"""SSD's augmentation as Caffe does it, picture by picture on the host: the reference of tests and benchmarks.
+"""SSD's augmentation as Caffe does it, image by image on the host: the reference of tests and benchmarks.
 
-Written from the description of Caffe's layers, in plain Python, NumPy and OpenCV; pictures are uint8 RGB.
+Written from the description of Caffe's layers, in plain Python, NumPy and OpenCV; images are uint8 RGB.
 """
 
 import math

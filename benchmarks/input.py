@@ -1,12 +1,12 @@
-"""Pictures a second that one core of the host gets ready, against Caffe's way in NumPy and OpenCV.
+"""Images a second that one core of the host gets ready, against Caffe's way in NumPy and OpenCV.
 
-    python benchmarks/input.py [--root DIR] [--pictures 256] [--repeat 5]
+    python benchmarks/input.py [--root DIR] [--images 256] [--repeat 5]
 
 The process keeps itself to one core, and counts its processor time, not what others take of the core. Ours is
 `data.train_batches`: decode, place in canvases of 512 pixels; the augmentation is then the accelerator's. Caffe's
-way is to decode and to augment to 300 x 300 on the host. Pictures are 500 x 375 JPEGs drawn here, with a photograph's
+way is to decode and to augment to 300 x 300 on the host. Images are 500 x 375 JPEGs drawn here, with a photograph's
 spectrum and size in bytes, or those of `--root`; the files are in memory. Every figure is the median of `--repeat`
-passes over the pictures.
+passes over the images.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def drawn(count):
     return [cv2.imencode(".jpg", photograph(rng), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes() for _ in range(count)]
 
 
-class Pictures:
+class Images:
     """Files with three objects each, over and over, as long as VOC2007 and VOC2012 together."""
 
     def __init__(self, files, length=16_551):
@@ -104,7 +104,7 @@ def caffe(interpolations):
 
 
 def rate(run, count, source, repeat):
-    """Pictures a second of processor time: the median of `repeat` passes after one that does not count."""
+    """Images a second of processor time: the median of `repeat` passes after one that does not count."""
     seconds = []
     for _ in range(repeat + 1):
         start = time.process_time()
@@ -116,14 +116,14 @@ def rate(run, count, source, repeat):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="folder of JPEGs, instead of drawn ones")
-    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
 
     files = [path.read_bytes() for path in sorted(arguments.root.glob("*.jpg"))] if arguments.root else drawn(64)
-    source = Pictures(files)
+    source = Images(files)
     print(
         f"Python {platform.python_version()}, jax {jax.__version__}, grain {grain.__version__}, "
         f"OpenCV {cv2.__version__}, NumPy {np.__version__}\n"
@@ -132,18 +132,16 @@ def main():
     runs = {
         "decode alone": decode,
         f"batches of {CANVAS} x {CANVAS} canvases": batches_of(source),
-        f"batches of {CANVAS} x {CANVAS} canvases, cached": batches_of(
-            Pictures(files, arguments.pictures), cache_gb=10
-        ),
+        f"batches of {CANVAS} x {CANVAS} canvases, cached": batches_of(Images(files, arguments.images), cache_gb=10),
         "Caffe's way, five interpolations": caffe(tuple(caffe_augment.INTERPOLATIONS)),
         "Caffe's way, linear only": caffe(("linear",)),
     }
-    rates = {name: rate(run, arguments.pictures, source, arguments.repeat) for name, run in runs.items()}
+    rates = {name: rate(run, arguments.images, source, arguments.repeat) for name, run in runs.items()}
     ours = rates[f"batches of {CANVAS} x {CANVAS} canvases"]
     for name, found in rates.items():
         print(f"{name:36} {found:7,.0f} images a second and core   ours / it {ours / found:5.2f}", flush=True)
 
-    batch = augment_benchmark.pictures(BATCH, CANVAS, (375, 500))
+    batch = augment_benchmark.images(BATCH, CANVAS, (375, 500))
     for name, options in augment_benchmark.OPTIONS.items():
         ms = augment_benchmark.device_ms(batch, IMAGE_SIZE, options, arguments.repeat)
         print(f"augmentation as on the device, on this core, {name:28} {1000 / ms:7,.0f} images a second", flush=True)

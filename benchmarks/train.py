@@ -3,7 +3,7 @@
     python benchmarks/train.py [--size 300 512] [--batch 32 64 128] [--dtype bfloat16] [--input] [--markdown FILE]
 
 A step is all that `train.py` runs on one device: augmentation, matching, forward, loss, backward, update.
-torchvision's, where torch and torchvision are installed, is that of its ssd300_vgg16 on pictures that are augmented
+torchvision's, where torch and torchvision are installed, is that of its ssd300_vgg16 on images that are augmented
 already: on a GPU under autocast to the same type, channels last, network compiled; on a CPU eager, channels last.
 Both run in turn in one process, and the best of `--repeats` rounds counts. MFU is 6 operations for a multiplication
 of the convolutions, over the rate of one large matrix product of the same type in the same run. A batch that does not
@@ -34,7 +34,7 @@ from ssd_jax.model import SSD
 from ssd_jax.model.summary import summarize
 from ssd_jax.training import create_state, make_optimizer, make_schedule, make_train_step
 
-CLASSES, CANVAS, PICTURE, SLOTS = 21, 512, (375, 500), 20
+CLASSES, CANVAS, IMAGE, SLOTS = 21, 512, (375, 500), 20
 SPECS = {300: box.SSD300_VOC, 512: box.SSD512_VOC}
 RATE = 1e-6  # nothing is to be learned here, and nothing to become infinite
 PARTS = ("augment", "match", "forward", "loss", "backward", "update")
@@ -78,10 +78,10 @@ class Ours:
 
     def from_files(self, batch_size, count, repeats):
         """Seconds of a step that is fed by the input pipeline."""
-        from input import Pictures, drawn
+        from input import Images, drawn
 
         batches = train_batches(
-            Pictures(drawn(64)),
+            Images(drawn(64)),
             batch_size=batch_size,
             canvas_size=CANVAS,
             max_boxes=SLOTS,
@@ -143,7 +143,7 @@ class Ours:
 
 
 def batch_of(size):
-    images, sizes, boxes, labels = augment_benchmark.pictures(size, CANVAS, PICTURE, slots=SLOTS)
+    images, sizes, boxes, labels = augment_benchmark.images(size, CANVAS, IMAGE, slots=SLOTS)
     position = np.arange(size, dtype=np.int32)
     return {"images": images, "sizes": sizes, "boxes": boxes, "labels": labels, "position": position}
 
@@ -190,7 +190,7 @@ class Theirs:
         rng = np.random.default_rng(0)
         images = rng.uniform(size=(batch_size, 3, 300, 300)).astype(np.float32)
         self.images = list(torch.from_numpy(images).to(self.device))
-        _, _, boxes, labels = augment_benchmark.pictures(batch_size, 1, (1, 1), slots=SLOTS)
+        _, _, boxes, labels = augment_benchmark.images(batch_size, 1, (1, 1), slots=SLOTS)
         self.targets = [
             {
                 "boxes": torch.from_numpy(300 * b[l > 0]).to(self.device),

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/shapes.py --workdir=runs/demo
 
-Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out pictures, `make demo` in 5 min 24 s with the
+Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out images, `make demo` in 5 min 24 s with the
 installation, on two busy cores (jax 0.10.2, Python 3.11). The figures differ a little from machine to machine.
 """
 
@@ -45,6 +45,6 @@ def get_config() -> ConfigDict:
     config.schedule.learning_rate = 5e-3
     config.schedule.warmup_steps = 150
 
-    # Every picture is drawn anew and seen once or twice: it needs no distortion.
+    # Every image is drawn anew and seen once or twice: it needs no distortion.
     config.augment = ConfigDict(dataclasses.asdict(dataclasses.replace(NO_AUGMENTATION, mirror_probability=0.5)))
     return config.lock()

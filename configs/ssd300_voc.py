@@ -38,11 +38,11 @@ def get_config() -> ConfigDict:
     config.data.strict = False  # what is wrong with the data is mended or left out, and reported; True: an error
     config.data.train = "VOC2007:trainval+VOC2012:trainval"
     config.data.eval = "VOC2007:test"
-    config.data.canvas_size = 512  # larger pictures are shrunk to fit this square before they go to the device
+    config.data.canvas_size = 512  # larger images are shrunk to fit this square before they go to the device
     config.data.max_boxes = 64
     config.data.train_difficult = True  # as in Caffe
-    config.data.max_unreadable = 10  # pictures that may be skipped before the run stops
-    config.data.cache_gb = 0.0  # gigabytes of decoded pictures that each process keeps, to decode them once
+    config.data.max_unreadable = 10  # images that may be skipped before the run stops
+    config.data.cache_gb = 0.0  # gigabytes of decoded images that each process keeps, to decode them once
     config.data.threads = 4  # that read and decode
 
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
@@ -76,5 +76,5 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32
-    config.eval.pictures = 4  # whose detections TensorBoard shows
+    config.eval.images = 4  # whose detections TensorBoard shows
     return config.lock()

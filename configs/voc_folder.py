@@ -1,4 +1,4 @@
-"""Your own pictures in VOC's layout, from scratch at a quarter of the width: for a first result without a GPU.
+"""Your own images in VOC's layout, from scratch at a quarter of the width: for a first result without a GPU.
 
     python train.py --config=configs/voc_folder.py --workdir=runs/mine --config.data.root=DIR \
         --config.data.train=train+val --config.data.eval=test

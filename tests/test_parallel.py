@@ -54,7 +54,7 @@ def test_training_is_that_of_one_device(devices, norm, on_one_device):
     assert np.linalg.norm(got - expected) < 1e-3 * np.linalg.norm(expected - before)
 
 
-def test_the_pictures_have_unevenly_many_objects_and_some_have_none():
+def test_the_images_have_unevenly_many_objects_and_some_have_none():
     counts = [len(example.labels) for example in map(SHAPES.__getitem__, range(len(SHAPES)))]
     assert len(set(counts)) > 2 and 0 in counts
 

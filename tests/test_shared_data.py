@@ -1,4 +1,4 @@
-"""Real data sets, through the checker and an epoch of training and evaluation, where a folder holds them."""
+"""Real datasets, through the checker and an epoch of training and evaluation, where a folder holds them."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def voc2007(split):
-    """VOC2007's ground truth as lines of text, of those pictures that are there: a source of one's own."""
+    """VOC2007's ground truth as lines of text, of those images that are there: a source of one's own."""
     root = SHARED / "voc2007"
     lines = (root / f"voc07_{split}.txt").read_text().splitlines()
     difficult = dict(line.split(maxsplit=1) for line in (root / "voc07_test_difficult.txt").read_text().splitlines())
@@ -42,7 +42,7 @@ def voc2007(split):
 
 @pytest.fixture(scope="module")
 def voc2012(tmp_path_factory):
-    """The hundred VOC2012 pictures in VOC's layout."""
+    """The hundred VOC2012 images in VOC's layout."""
     root, there = tmp_path_factory.mktemp("voc2012"), SHARED / "voc2012_100"
     (root / "Annotations").symlink_to(there / "gts" / "pascalvoc_format")
     (root / "JPEGImages").symlink_to(there / "images")
@@ -53,7 +53,7 @@ def voc2012(tmp_path_factory):
     return root
 
 
-# name: kind, folder (voc2012's is made), training, evaluation, pictures and boxes of both, dirt of both
+# name: kind, folder (voc2012's is made), training, evaluation, images and boxes of both, dirt of both
 SETS = {
     "bccd": ("voc_folder", "bccd/BCCD", "train+val", "test", 364, 4886, {"box of no size": 2}),
     "tiny_coco": (
@@ -72,14 +72,14 @@ SETS = {
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_epoch(name, request, tmp_path, caplog, capsys):
-    kind, folder, training, evaluation, pictures, boxes, dirt = SETS[name]
+    kind, folder, training, evaluation, images, boxes, dirt = SETS[name]
     if not (SHARED / name).is_dir():
         pytest.skip(f"no {name} in {SHARED}")
     root = request.getfixturevalue("voc2012") if folder is None else SHARED / folder if folder else ""
     options = {"root": root, "class_names": VOC} if name.startswith("voc") else {"root": root}
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         report = check(open_source(kind, f"{training}+{evaluation}", **options))
-    assert (report.images, report.boxes) == (pictures, boxes)
+    assert (report.images, report.boxes) == (images, boxes)
     assert {found: len(names) for found, names in report.dirt.items()} == dirt
     assert len(caplog.records) == (name == "bccd")
 
@@ -106,6 +106,6 @@ def test_an_epoch(name, request, tmp_path, caplog, capsys):
     left_out = [len(e.boxes) - 24 for e in open_source(kind, training, **options) if len(e.boxes) > 24]
     totals = [r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes")]
     assert totals == [
-        f"max_boxes = 24 leaves out {sum(left_out)} objects of {len(left_out)} pictures, among the first {seen} "
+        f"max_boxes = 24 leaves out {sum(left_out)} objects of {len(left_out)} images, among the first {seen} "
         "that this process read"
     ] * bool(left_out)

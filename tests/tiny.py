@@ -19,7 +19,7 @@ from ssd_jax.training import make_optimizer, make_schedule, make_train_step
 
 SPEC = PriorSpec(
     image_size=64,
-    grids=(8, 4, 2),  # no map of 1x1: BatchNorm over one picture would leave nothing of it
+    grids=(8, 4, 2),  # no map of 1x1: BatchNorm over one image would leave nothing of it
     steps=(8.0, 16.0, 32.0),
     sizes=(8.0, 16.0, 28.0, 40.0),
     ratios=((2.0,), (2.0, 3.0), (2.0,)),
@@ -52,8 +52,8 @@ SHORT = MODEL.clone(backbone="short")
 PRIORS = make_priors(SPEC)
 
 
-class Pictures:
-    """Noise with bright squares (label 1) and dark ones (label 2); picture i has i % 4 of them, so some have none."""
+class Images:
+    """Noise with bright squares (label 1) and dark ones (label 2); image i has i % 4 of them, so some have none."""
 
     class_names = ("bright", "dark")
     inclusive = False
@@ -75,7 +75,7 @@ class Pictures:
             x, y = random.integers(0, self.size - side, 2)
             image[y : y + side, x : x + side] = 255 if label == 1 else 0
             corners[k] = np.array([x, y, x + side, y + side]) / self.size
-        return Example(f"picture-{index}", image, corners, labels, np.zeros(n, bool))
+        return Example(f"image-{index}", image, corners, labels, np.zeros(n, bool))
 
 
 def first_batch(source, batch_size):
@@ -96,7 +96,7 @@ def adamw(learning_rate=3e-3):
 
 
 def write_voc(root, source, splits):
-    """Write pictures of `source` as a folder in VOC's layout; `splits` maps names to indices."""
+    """Write images of `source` as a folder in VOC's layout; `splits` maps names to indices."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     for index in range(len(source)):

@@ -1,11 +1,11 @@
-"""SSD's training augmentation on the accelerator: pure functions of one picture and a key, vmapped by the caller.
+"""SSD's training augmentation on the accelerator: pure functions of one image and a key, vmapped by the caller.
 
     image, boxes, labels = augment(key, canvas, size, boxes, labels, image_size=300, options=AugmentOptions())
 
 Where it differs from Caffe:
 
 * levels are clipped between the photometric steps as there, but not rounded (nor hue to its units of two degrees);
-* windows are not cut to whole pixels, so that boxes fit what the picture shows (Caffe's may be a pixel off);
+* windows are not cut to whole pixels, so that boxes fit what the image shows (Caffe's may be a pixel off);
 * "nearest" takes the pixel under a result's pixel's centre, not its top left (OpenCV's INTER_NEAREST_EXACT);
 * "area" averages also along an axis that shrinks while the other grows, where OpenCV interpolates.
 """

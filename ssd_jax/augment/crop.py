@@ -1,7 +1,7 @@
 """Expand, crop and mirror as one window, and the boxes as that window sees them.
 
-A window is `[left, top, right, bottom]`: the places in the picture, as fractions of its sides, that become the sides
-of the result. It may lie partly outside the picture (expanded), and one whose left exceeds its right mirrors.
+A window is `[left, top, right, bottom]`: the places in the image, as fractions of its sides, that become the sides
+of the result. It may lie partly outside the image (expanded), and one whose left exceeds its right mirrors.
 """
 
 import math
@@ -17,7 +17,7 @@ def sample_window(key, boxes, valid, *, options):
 
     Args:
         key: a JAX random key.
-        boxes: float32 [G, 4] corners, fractions of the picture.
+        boxes: float32 [G, 4] corners, fractions of the image.
         valid: bool [G], False for padding.
         options: `AugmentOptions`.
 
@@ -38,7 +38,7 @@ def sample_window(key, boxes, valid, *, options):
 
 
 def sample_expansion(key, *, options):
-    """The window of Caffe's `ExpandImage`: 1 to `expand_ratio` times as large, the picture anywhere inside it."""
+    """The window of Caffe's `ExpandImage`: 1 to `expand_ratio` times as large, the image anywhere inside it."""
     chance, amount, *offset = jax.random.uniform(key, (4,))
     ratio = jnp.where(chance < options.expand_probability, 1 + amount * (options.expand_ratio - 1), 1.0)
     top_left = -jnp.stack(offset) * (ratio - 1)
@@ -117,7 +117,7 @@ def move_boxes(boxes, labels, window):
     """What the window shows of the boxes: moved and clipped, and gone where the box's centre is outside.
 
     Args:
-        boxes: float32 [G, 4] corners, fractions of the picture.
+        boxes: float32 [G, 4] corners, fractions of the image.
         labels: int [G], 0 for padding.
         window: float32 [4].
 

@@ -40,15 +40,15 @@ class AugmentOptions:
         saturation_range: (lowest, highest) factor.
         hue_probability: chance to add one number in [-hue_delta, hue_delta] to HSV's hue.
         hue_delta: in OpenCV's units of two degrees, so 18 is 36 degrees.
-        expand_probability: chance to put the picture in a random place of a larger canvas of the mean colour.
+        expand_probability: chance to put the image in a random place of a larger canvas of the mean colour.
         expand_ratio: the canvas is at most this many times as wide and high.
         crop_min_ious: one sampler for each; it wants a window that overlaps some object by at least this IoU. The
-            whole picture is one more sampler, which always succeeds; () leaves only that one.
-        crop_scale: (lowest, highest) square root of a window's area, as a fraction of the expanded picture.
+            whole image is one more sampler, which always succeeds; () leaves only that one.
+        crop_scale: (lowest, highest) square root of a window's area, as a fraction of the expanded image.
         crop_aspect: (lowest, highest) width over height, both as fractions.
         crop_trials: windows that each sampler tries.
         mirror_probability: chance to exchange left and right.
-        interpolations: some of `INTERPOLATIONS`; each picture draws one. ("linear",) is the fastest.
+        interpolations: some of `INTERPOLATIONS`; each image draws one. ("linear",) is the fastest.
     """
 
     brightness_probability: float = 0.5

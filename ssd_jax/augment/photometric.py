@@ -1,6 +1,6 @@
-"""Random brightness, contrast, saturation and hue of one picture, on the scale 0..255.
+"""Random brightness, contrast, saturation and hue of one image, on the scale 0..255.
 
-Caffe keeps the picture in uint8, and so rounds to whole levels after each step, and hue to two degrees. Here the
+Caffe keeps the image in uint8, and so rounds to whole levels after each step, and hue to two degrees. Here the
 levels are clipped to 0..255 after each step as there, but not rounded.
 """
 

@@ -10,15 +10,15 @@ from ssd_jax.preprocess import MEAN_COLOUR
 
 
 def augment(key, image, size, boxes, labels, *, image_size, options):
-    """SSD's training augmentation of one picture (arXiv:1512.02325, 2.2 and 3.6; Caffe's `AnnotatedDataLayer`).
+    """SSD's training augmentation of one image (arXiv:1512.02325, 2.2 and 3.6; Caffe's `AnnotatedDataLayer`).
 
     Pure and keyed: the caller vmaps it over a batch, inside the jitted train step.
 
     Args:
         key: a JAX random key.
-        image: uint8 [S, S, 3] RGB canvas, the picture at its top left.
-        size: int32 [2], (height, width) of the picture in the canvas, pixels; what is outside is never looked at.
-        boxes: float32 [G, 4] corners, fractions of the picture.
+        image: uint8 [S, S, 3] RGB canvas, the image at its top left.
+        size: int32 [2], (height, width) of the image in the canvas, pixels; what is outside is never looked at.
+        boxes: float32 [G, 4] corners, fractions of the image.
         labels: int32 [G], 0 for padding.
         image_size: side of the result, pixels.
         options: `AugmentOptions`; `NO_AUGMENTATION` leaves only the linear warp.
@@ -33,7 +33,7 @@ def augment(key, image, size, boxes, labels, *, image_size, options):
     """
     if image.ndim != 3 or image.shape[2] != 3 or size.shape != (2,) or boxes.shape != (*labels.shape, 4):
         raise ValueError(
-            "augment takes one picture, image [S, S, 3], size [2], boxes [G, 4] and labels [G] (vmap it for a batch);"
+            "augment takes one image, image [S, S, 3], size [2], boxes [G, 4] and labels [G] (vmap it for a batch);"
             f" got {image.shape}, {size.shape}, {boxes.shape}, {labels.shape}."
         )
     distort_key, window_key, interpolation_key = jax.random.split(key, 3)

@@ -1,8 +1,8 @@
-"""A window of one picture, resampled by a matrix for its rows and one for its columns, with OpenCV's five kernels.
+"""A window of one image, resampled by a matrix for its rows and one for its columns, with OpenCV's five kernels.
 
 Pixel centres lie at half pixels, nothing is smoothed before shrinking except by "area", and taps outside the window
-repeat its border pixels, as `cv2.resize` on a cropped picture has it. What lies inside the window but outside the
-picture counts as the mean colour: pixels are taken as differences from it, so a weight of 0 is exact.
+repeat its border pixels, as `cv2.resize` on a cropped image has it. What lies inside the window but outside the
+image counts as the mean colour: pixels are taken as differences from it, so a weight of 0 is exact.
 """
 
 import jax.numpy as jnp
@@ -47,14 +47,14 @@ def axis_weights(start, stop, length, *, canvas, size, interpolations, choice):
     Args:
         start: float32 [], where the window begins, in pixels; the first pixel covers 0 to 1.
         stop: float32 [], where it ends; below `start` for a mirrored axis.
-        length: int32 [], pixels of the picture along the axis; the rest of the canvas is never used.
+        length: int32 [], pixels of the image along the axis; the rest of the canvas is never used.
         canvas: pixels of the canvas along the axis.
         size: pixels of the result.
         interpolations: tuple of names, see `AugmentOptions`.
         choice: int or int32 [], which of them.
 
     Returns:
-        float32 [size, canvas]; a row sums to 1, less what it takes of the mean colour around the picture.
+        float32 [size, canvas]; a row sums to 1, less what it takes of the mean colour around the image.
     """
     step = (stop - start) / size
     position = start + (jnp.arange(size, dtype=jnp.float32) + 0.5) * step - 0.5  # [T] pixels, centres at integers

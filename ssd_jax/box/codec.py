@@ -7,7 +7,7 @@ from ssd_jax.box.numerics import Array, Float, Real, Scalar, check_shape, maximu
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 
-# e^20 priors: no box of a picture is larger, and no box of one larger may overflow.
+# e^20 priors: no box of an image is larger, and no box of one larger may overflow.
 LARGEST_LOG_SIZE = 20.0
 
 

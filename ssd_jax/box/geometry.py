@@ -53,13 +53,13 @@ def yxyx_to_corner(boxes: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
 
 
 def to_pixels(corners: Real[Array, "*n 4"], size) -> Float[Array, "*n 4"]:
-    """Corners in fractions of a picture's sides to pixels; `size` is its (height, width) in pixels."""
+    """Corners in fractions of an image's sides to pixels; `size` is its (height, width) in pixels."""
     xp, (x_min, y_min, x_max, y_max), (height, width) = _columns_and_size(corners, size)
     return xp.stack([x_min * width, y_min * height, x_max * width, y_max * height], axis=-1)
 
 
 def from_pixels(corners: Real[Array, "*n 4"], size) -> Float[Array, "*n 4"]:
-    """Corners in pixels to fractions of a picture's sides; `size` is its (height, width) in pixels."""
+    """Corners in pixels to fractions of an image's sides; `size` is its (height, width) in pixels."""
     xp, (x_min, y_min, x_max, y_max), (height, width) = _columns_and_size(corners, size)
     return xp.stack([x_min / width, y_min / height, x_max / width, y_max / height], axis=-1)
 
@@ -75,19 +75,19 @@ def corner_to_coco(corners: Real[Array, "*n 4"], size) -> Float[Array, "*n 4"]:
 
 
 def flip_horizontal(corners: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Corners [*n, 4], fractions, in the picture mirrored left to right."""
+    """Corners [*n, 4], fractions, in the image mirrored left to right."""
     xp, (x_min, y_min, x_max, y_max) = _columns("corners", corners)
     return xp.stack([1 - x_max, y_min, 1 - x_min, y_max], axis=-1)
 
 
 def flip_vertical(corners: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Corners [*n, 4], fractions, in the picture mirrored top to bottom."""
+    """Corners [*n, 4], fractions, in the image mirrored top to bottom."""
     xp, (x_min, y_min, x_max, y_max) = _columns("corners", corners)
     return xp.stack([x_min, 1 - y_max, x_max, 1 - y_min], axis=-1)
 
 
 def clip(corners: Real[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Corners [*n, 4], fractions, cut to the picture: every coordinate in [0, 1]."""
+    """Corners [*n, 4], fractions, cut to the image: every coordinate in [0, 1]."""
     check_shape("corners", corners, "...", 4)
     xp, corners = widen(corners)
     return bounded(xp, corners, 0, 1)

@@ -21,9 +21,9 @@ class PriorSpec:
       sizes: map k has squares of sides sizes[k] and sqrt(sizes[k] * sizes[k + 1]), pixels; one entry more than maps.
       ratios: aspect ratios of the other boxes of each map; each also stands for its inverse.
       offset: where in its cell the first centre lies, in cells.
-      clip: cut the corners to the picture. Caffe's released configurations do not.
+      clip: cut the corners to the image. Caffe's released configurations do not.
       truncate: drop the fraction of each size, as Caffe's layer does: for weights of SSD512 imported from Caffe.
-      clamp_centers: move centres beyond the picture's edge (SSD300's 10 cells of 32 pixels end at 304) onto it: for
+      clamp_centers: move centres beyond the image's edge (SSD300's 10 cells of 32 pixels end at 304) onto it: for
         weights imported from ssd.pytorch and lufficc/SSD.
     """
 

@@ -12,9 +12,9 @@ from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
 
 logger = logging.getLogger("ssd_jax")
 
-EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one picture
+EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one image
 Batch = dict[str, np.ndarray]
-NAMED = 10  # pictures with too many objects that are named; all are counted
+NAMED = 10  # images with too many objects that are named; all are counted
 
 
 def train_batches(
@@ -37,22 +37,22 @@ def train_batches(
     The order is a new permutation of the source in every epoch, and epochs run into one another. With
     B = batch_size / process_count, S = canvas_size and G = max_boxes, a batch has
 
-        images    uint8   [B, S, S, 3]  the picture at the top left, the rest zero
-        sizes     int32   [B, 2]        (h, w) of the picture inside the canvas
-        boxes     float32 [B, G, 4]     corners, fractions of the picture
+        images    uint8   [B, S, S, 3]  the image at the top left, the rest zero
+        sizes     int32   [B, 2]        (h, w) of the image inside the canvas
+        boxes     float32 [B, G, 4]     corners, fractions of the image
         labels    int32   [B, G]        0 = padding
         left_out  int32   [B]           objects beyond G, which are not in `boxes`
         position  int32   [B]           row in the batch of all processes together
         index     int32   [B]           place in the source
-        readable  bool    [B]           False: the picture is a grey one without boxes
+        readable  bool    [B]           False: the image is a grey one without boxes
 
     Difficult objects are trained on, as in Caffe (`train_on_diff_gt`), unless `train_difficult` is False. Of a
-    picture with more than G objects the G largest are trained on; the first ten such pictures are named in
-    warnings, and one more gives the total when as many pictures were read as the source has. A picture that cannot
+    image with more than G objects the G largest are trained on; the first ten such images are named in
+    warnings, and one more gives the total when as many images were read as the source has. An image that cannot
     be read is named in a warning, once; the caller decides how many are too many. With `strict`, either is a
     `ValueError`.
 
-    Up to `cache_gb` gigabytes of decoded pictures, shrunk to the canvas but without its margin, and their boxes are
+    Up to `cache_gb` gigabytes of decoded images, shrunk to the canvas but without its margin, and their boxes are
     kept in memory, in every process, so that later epochs neither read nor decode them.
     """
     _check_share(source, batch_size, process_index, process_count)
@@ -102,14 +102,14 @@ def eval_batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
-    """Every picture once, in order; the last batch is padded, so all have one shape in all processes.
+    """Every image once, in order; the last batch is padded, so all have one shape in all processes.
 
     With B = batch_size / process_count and S = image_size, a batch has
 
         images    uint8 [B, S, S, 3]  warped to S x S
-        sizes     int32 [B, 2]        the picture's own (h, w); 0 where there is none
+        sizes     int32 [B, 2]        the image's own (h, w); 0 where there is none
         index     int32 [B]           place in the source; -1 = padding row
-        readable  bool  [B]           the row holds a picture: False in padding rows, and for a file that cannot
+        readable  bool  [B]           the row holds an image: False in padding rows, and for a file that cannot
                                       be read (index >= 0; logged once by name; a `ValueError` if `strict`)
     """
     _check_share(source, batch_size, process_index, process_count)
@@ -152,7 +152,7 @@ def _batches(
 
 def _check_share(source: Source, batch_size: int, process_index: int, process_count: int):
     if not len(source):
-        raise ValueError("a source has at least one picture; this one is empty")
+        raise ValueError("a source has at least one image; this one is empty")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size is a positive multiple of the number of processes; got {batch_size} for {process_count}"
@@ -162,20 +162,20 @@ def _check_share(source: Source, batch_size: int, process_index: int, process_co
 
 
 class _Reader:
-    """Examples and their decoded pictures; None for one that cannot be read, with one warning, or an error."""
+    """Examples and their decoded images; None for one that cannot be read, with one warning, or an error."""
 
     def __init__(self, source: Source, *, strict: bool):
         self._source, self._strict, self._named = source, strict, set()
 
     def __call__(self, index: int) -> tuple[Example, np.ndarray] | None:
-        name = f"picture {index}"
+        name = f"image {index}"
         try:
             example = self._source[index]
             name = example.image_id
             return example, decode(example.image)
         except UnreadableImage as error:
             if self._strict:
-                raise ValueError(f"strict data has no picture that cannot be read; {name}: {error}") from None
+                raise ValueError(f"strict data has no image that cannot be read; {name}: {error}") from None
             if index not in self._named:
                 self._named.add(index)
                 logger.warning("%s: %s", name, error)
@@ -183,7 +183,7 @@ class _Reader:
 
 
 def _load_batch(load: Callable[[int], Row], indices: np.ndarray, size: int) -> Batch:
-    """Rows in arrays. Each picture, of its own size, goes to the top left of its canvas while the cache is warm."""
+    """Rows in arrays. Each image, of its own size, goes to the top left of its canvas while the cache is warm."""
     images = np.empty((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
     rows = []
     for canvas, index in zip(images, indices.tolist(), strict=True):
@@ -199,7 +199,7 @@ def _counting(
     batches: Iterator[Batch], source: Source, *, batch_size: int, max_boxes: int, strict: bool
 ) -> Iterator[Batch]:
     """Hand on the batches; tell of the objects that they leave out."""
-    left_out: dict[int, int] = {}  # by picture
+    left_out: dict[int, int] = {}  # by image
     unread, read = len(source), 0  # by all processes; by this one
     for batch in batches:
         for index, n in zip(batch["index"].tolist(), batch["left_out"].tolist(), strict=True):
@@ -215,7 +215,7 @@ def _counting(
         before, unread = unread, unread - batch_size
         if left_out and before > 0 >= unread:
             logger.warning(
-                "max_boxes = %d leaves out %d objects of %d pictures, among the first %d that this process read",
+                "max_boxes = %d leaves out %d objects of %d images, among the first %d that this process read",
                 max_boxes,
                 sum(left_out.values()),
                 len(left_out),

@@ -1,4 +1,4 @@
-"""The boxes of a whole data set in flat arrays, and what becomes of those that cannot be right."""
+"""The boxes of a whole dataset in flat arrays, and what becomes of those that cannot be right."""
 
 import logging
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ import numpy as np
 
 logger = logging.getLogger("ssd_jax")
 
-ROUNDING = 1e-4  # of a side: so far outside a picture may be the rounding of the file's numbers
-OUTSIDE, INVERTED, NO_SIZE = "box outside its picture", "inverted box", "box of no size"
+ROUNDING = 1e-4  # of a side: so far outside an image may be the rounding of the file's numbers
+OUTSIDE, INVERTED, NO_SIZE = "box outside its image", "inverted box", "box of no size"
 
 
 class BoxTable:
-    """All boxes of a data set; those of picture i are `rows(i)` of `boxes`, `labels` and `difficult`.
+    """All boxes of a dataset; those of image i are `rows(i)` of `boxes`, `labels` and `difficult`.
 
-    `owner` [N] says whose a box is and never falls; `corners` float64 [N, 4] are fractions of the picture's sides.
+    `owner` [N] says whose a box is and never falls; `corners` float64 [N, 4] are fractions of the image's sides.
 
-    A box that reaches outside its picture is clipped; one that then has no size (a side of 0, or inverted) is left
-    out. Each kind is one warning that counts the boxes and names their pictures; if `strict`, a `ValueError`.
+    A box that reaches outside its image is clipped; one that then has no size (a side of 0, or inverted) is left
+    out. Each kind is one warning that counts the boxes and names their images; if `strict`, a `ValueError`.
     `kept` bool [N] tells which of the boxes given are there.
     """
 
@@ -46,7 +46,7 @@ class BoxTable:
                 self._dirt.setdefault(index, []).append(kind)
         dirt = {
             "of no size, left out": owner[~self.kept],
-            "reaching outside their picture, clipped": owner[outside],
+            "reaching outside their image, clipped": owner[outside],
         }
         for what, owners in dirt.items():
             if not len(owners):
@@ -62,11 +62,11 @@ class BoxTable:
         self.difficult = difficult[self.kept].astype(bool)
 
     def rows(self, index: int) -> slice:
-        """Where the boxes of picture `index` stand."""
+        """Where the boxes of image `index` stand."""
         return slice(self._starts[index], self._starts[index + 1])
 
     def dirt(self, index: int) -> tuple[str, ...]:
-        """What was wrong with boxes of picture `index`, an entry for each."""
+        """What was wrong with boxes of image `index`, an entry for each."""
         return tuple(self._dirt.get(index, ()))
 
 

@@ -43,7 +43,7 @@ class Cache:
             self._full = size > self._free
             if self._full:
                 logger.warning(
-                    "cache_gb = %g is full with %d of %d pictures; the others are decoded each time",
+                    "cache_gb = %g is full with %d of %d images; the others are decoded each time",
                     self._gb,
                     len(self._rows),
                     self._length,

@@ -1,4 +1,4 @@
-"""A data set described by one JSON file in COCO's format."""
+"""A dataset described by one JSON file in COCO's format."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from ssd_jax.data.image import UnreadableImage, decode, read
 
 
 class COCOJson:
-    """The pictures of a COCO annotation file, in its order; their files are in the folder `pictures`.
+    """The images of a COCO annotation file, in its order; their files are in the folder `images`.
 
     Category ids may have gaps: label k is the k-th category by rising id. Crowds (`iscrowd`) are not trained on;
     `truth()` keeps them, and COCO's ids, for evaluation. Corners are [x, y, x + w, y + h] by the file's width and
-    height; where it lacks them they are read from the picture. `image_id` is the file name.
+    height; where it lacks them they are read from the image. `image_id` is the file name.
 
     Dirty boxes: see `BoxTable`. `FileNotFoundError` for missing files and `ValueError` for a wrong annotation say
     in one line what rule was broken and by what.
@@ -25,15 +25,15 @@ class COCOJson:
 
     inclusive = False
 
-    def __init__(self, annotations: str | Path, pictures: str | Path, *, strict: bool = False):
-        self.path, self.folder = Path(annotations).expanduser(), Path(pictures).expanduser()
+    def __init__(self, annotations: str | Path, images: str | Path, *, strict: bool = False):
+        self.path, self.folder = Path(annotations).expanduser(), Path(images).expanduser()
         data = _load(self.path)
         self._images = data["images"]
         self._categories = sorted(data["categories"], key=lambda category: category["id"])
         self.class_names = tuple(category["name"] for category in self._categories)
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
             raise ValueError(f"{self.path}: categories have different names; got {list(self.class_names)}")
-        self._check_pictures()
+        self._check_images()
         self._index(data["annotations"], strict)
 
     def __len__(self) -> int:
@@ -70,9 +70,9 @@ class COCOJson:
             ],
         }
 
-    def _check_pictures(self):
+    def _check_images(self):
         if not self._images:
-            raise ValueError(f"{self.path}: a data set has at least one picture; this file has none")
+            raise ValueError(f"{self.path}: a dataset has at least one image; this file has none")
         if len({image["id"] for image in self._images}) < len(self._images):
             raise ValueError(f"{self.path}: the ids of images are different; two are the same")
         if not self.folder.is_dir():
@@ -91,7 +91,7 @@ class COCOJson:
             )
 
     def _index(self, annotations: list[dict], strict: bool):
-        """Annotations in arrays, those of one picture together."""
+        """Annotations in arrays, those of one image together."""
         place = {image["id"]: i for i, image in enumerate(self._images)}
         label = {category["id"]: k for k, category in enumerate(self._categories, start=1)}
         for row in annotations:

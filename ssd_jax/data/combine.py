@@ -1,4 +1,4 @@
-"""Sources made of other sources: several joined, some of the pictures, some of the classes."""
+"""Sources made of other sources: several joined, some of the images, some of the classes."""
 
 import bisect
 import dataclasses
@@ -64,14 +64,14 @@ class Joined:
 
 
 class Subset:
-    """Some pictures of a source: a slice of it, or their places."""
+    """Some images of a source: a slice of it, or their places."""
 
-    def __init__(self, source: Any, pictures: slice | Sequence[int]):
+    def __init__(self, source: Any, images: slice | Sequence[int]):
         self.source, self.class_names, self.inclusive = source, tuple(source.class_names), source.inclusive
         every = range(len(source))
-        self._places = every[pictures] if isinstance(pictures, slice) else [every[i] for i in pictures]
+        self._places = every[images] if isinstance(images, slice) else [every[i] for i in images]
         if not self._places:
-            raise ValueError(f"a subset has at least one picture; got {pictures} of {len(source)}")
+            raise ValueError(f"a subset has at least one image; got {images} of {len(source)}")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -80,7 +80,7 @@ class Subset:
         return self.source[self._places[index]]
 
     def truth(self) -> dict[str, Any] | None:
-        """Give COCO's ground truth of these pictures: see `coco_truth`."""
+        """Give COCO's ground truth of these images: see `coco_truth`."""
         truth = coco_truth(self.source)
         if truth is None:
             return None
@@ -93,7 +93,7 @@ class Subset:
 
 
 class OnlyClasses:
-    """Some classes of a source, numbered in the order given; pictures that have none of them stay, without boxes."""
+    """Some classes of a source, numbered in the order given; images that have none of them stay, without boxes."""
 
     def __init__(self, source: Any, class_names: Sequence[str]):
         self.source, self.class_names, self.inclusive = source, tuple(class_names), source.inclusive

@@ -8,12 +8,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One picture as a source gives it.
+    """One image as a source gives it.
 
     `image` is an encoded file (bytes) or RGB uint8 [h, w, 3]; `boxes` float32 [n, 4] are corners, fractions
-    of the picture's sides; `labels` int32 [n] count from 1; `difficult` is bool [n].
+    of the image's sides; `labels` int32 [n] count from 1; `difficult` is bool [n].
 
-    The rest is for reports, where the source knows it: `file` is the picture's name on disk, `size` its (height,
+    The rest is for reports, where the source knows it: `file` is the image's name on disk, `size` its (height,
     width) as the annotation says, and `dirt` names what was wrong with its boxes, an entry for each.
     """
 
@@ -40,7 +40,7 @@ class Example:
 
 
 class Source(Protocol):
-    """Random access to examples: all that batching asks of a data set."""
+    """Random access to examples: all that batching asks of a dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...

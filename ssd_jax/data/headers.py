@@ -1,4 +1,4 @@
-"""What a picture file says of itself before it is decoded."""
+"""What an image file says of itself before it is decoded."""
 
 from typing import NamedTuple
 

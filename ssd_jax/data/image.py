@@ -1,4 +1,4 @@
-"""One picture: decoded to RGB, and resized."""
+"""One image: decoded to RGB, and resized."""
 
 import logging
 from pathlib import Path
@@ -8,11 +8,11 @@ import numpy as np
 
 logger = logging.getLogger("ssd_jax")
 
-GREY = 128  # what stands in for a picture that cannot be read
+GREY = 128  # what stands in for an image that cannot be read
 
 
 class UnreadableImage(ValueError):
-    """A picture that cannot be decoded; the message is one line and says why."""
+    """An image that cannot be decoded; the message is one line and says why."""
 
 
 def read(path: Path) -> bytes:
@@ -28,7 +28,7 @@ def decode(image: bytes | np.ndarray) -> np.ndarray:
     """An encoded file or an array -> RGB uint8 [h, w, 3].
 
     Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8. EXIF orientation is ignored,
-    since annotations are made on the stored pixels. Raises `UnreadableImage` for what is no picture, or only
+    since annotations are made on the stored pixels. Raises `UnreadableImage` for what is no image, or only
     a part of one: some decoders return the missing part of a truncated file as grey.
     """
     return _decode_array(image) if isinstance(image, np.ndarray) else _decode_file(bytes(image))
@@ -41,7 +41,7 @@ def _decode_array(image: np.ndarray) -> np.ndarray:
         image = image[:, :, None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise UnreadableImage(
-            f"an array picture is uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] and not empty; "
+            f"an array image is uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] and not empty; "
             f"got {image.dtype} {list(image.shape)}"
         )
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
@@ -59,7 +59,7 @@ def _decode_file(file: bytes) -> np.ndarray:
     except cv2.error as error:
         raise UnreadableImage(f"the decoder refuses it: {error.err}") from None
     if image is None:
-        raise UnreadableImage(f"no picture in a format that can be read (its first bytes: {file[:8]!r})")
+        raise UnreadableImage(f"no image in a format that can be read (its first bytes: {file[:8]!r})")
     return image if _is_jpeg(file) else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -91,9 +91,9 @@ def warp(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [h', w', 3], neither side above `size`; a picture that fits stays as it is.
+    """uint8 [h, w, 3] -> [h', w', 3], neither side above `size`; an image that fits stays as it is.
 
-    Proportions are kept to a pixel. The picture is halved while it is more than twice as large, so that every pixel
+    Proportions are kept to a pixel. The image is halved while it is more than twice as large, so that every pixel
     counts, and then interpolated: several times faster than a mean over areas, and no rougher than `warp`.
     """
     height, width = image.shape[:2]

@@ -26,7 +26,7 @@ def open_source(
     strict: bool = False,
     image_size: int = 96,
 ) -> Any:
-    """Open a data set.
+    """Open a dataset.
 
     Splits may be joined and cut: "train+val", "train[:90%]", "train[100:]+val[:50]".
 
@@ -34,7 +34,7 @@ def open_source(
         voc_folder   "trainval"                        that of the VOC folder `root`
                      "VOC2007:trainval+VOC2012:train"  of folders below `root`
         coco_json    "train2017"                       `root`/annotations/instances_train2017.json, `root`/train2017
-                     "some.json:pictures"              a file and a folder below `root`
+                     "some.json:images"              a file and a folder below `root`
         tfds         "voc/2007:trainval"               prepared in `root`, or where TFDS keeps its data
         shapes       "train:1000", "test:200"          drawn, so many; `image_size` pixels
         module:name  any                               `name(split)` of a Python module returns a source
@@ -57,12 +57,12 @@ def open_source(
     elif ":" in kind:
         source = _joined(split, _function(kind))
     else:
-        raise ValueError(f"a data set is one of {', '.join(KINDS)}, or module:function; got {kind!r}")
+        raise ValueError(f"a dataset is one of {', '.join(KINDS)}, or module:function; got {kind!r}")
     return _of_classes(source, class_names, drop_other_classes)
 
 
 def _open_voc(root: Path, split: str, class_names: tuple[str, ...] | None, drop_other_classes: bool, strict: bool):
-    """Whole splits of one folder that follow one another are one source, in which no picture comes twice."""
+    """Whole splits of one folder that follow one another are one source, in which no image comes twice."""
     groups = itertools.groupby(_parts(split), lambda part: part if "[" in part else part.rpartition(":")[0])
 
     def open_folder(part: str) -> VOCFolder:
@@ -134,14 +134,14 @@ def _cut(part: str, open_part: Callable[[str], Any]) -> Any:
     """Open "name" or "name[from:to]"."""
     found = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", part)
     if not found:
-        raise ValueError(f"a part of a split is written name[from:to], in pictures or per cent; got {part!r}")
+        raise ValueError(f"a part of a split is written name[from:to], in images or per cent; got {part!r}")
     name, start, stop = found.groups()
     source = open_part(name)
     if "[" not in part:
         return source
     cut = slice(_place(start, len(source)), _place(stop, len(source)))
     if max(map(abs, filter(None, (cut.start, cut.stop))), default=0) > len(source) or not range(len(source))[cut]:
-        raise ValueError(f"{part!r} must be one or more of the {len(source)} pictures of {name!r}")
+        raise ValueError(f"{part!r} must be one or more of the {len(source)} images of {name!r}")
     return Subset(source, cut)
 
 

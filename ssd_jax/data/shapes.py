@@ -27,13 +27,13 @@ OUTLINES = {
 
 
 class Shapes:
-    """`length` pictures of shapes in front of a texture; picture i follows from (seed, i) alone.
+    """`length` images of shapes in front of a texture; image i follows from (seed, i) alone.
 
-    Training and held-out pictures are two sources with different seeds. A picture has no shape with
+    Training and held-out images are two sources with different seeds. An image has no shape with
     probability `empty`, else 1 to `max_objects`, each fully inside, its longer side from `sizes[0]` to
-    `sizes[1]` of the picture's (log-uniform), turned by up to 15 degrees, in a vivid colour that no other
-    shape of the picture has. Shapes cover one another, but one that would leave less than `min_visible` of
-    another's pixels in sight is not drawn: so every shape in the picture is in the ground truth. A box is
+    `sizes[1]` of the image's (log-uniform), turned by up to 15 degrees, in a vivid colour that no other
+    shape of the image has. Shapes cover one another, but one that would leave less than `min_visible` of
+    another's pixels in sight is not drawn: so every shape in the image is in the ground truth. A box is
     tight around what is in sight.
     """
 
@@ -55,7 +55,7 @@ class Shapes:
             raise ValueError(f"length is at least 1 and seed at least 0; got {length}, {seed}")
         if not 8 / image_size <= sizes[0] <= sizes[1] < 1:
             raise ValueError(
-                f"sizes are two rising fractions of the picture, at least 8 pixels and less than 1; got {sizes} of "
+                f"sizes are two rising fractions of the image, at least 8 pixels and less than 1; got {sizes} of "
                 f"{image_size} pixels"
             )
         if not 1 <= max_objects <= 100:

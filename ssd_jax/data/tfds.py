@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+"""Datasets of TensorFlow Datasets, read without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ class TFDS:
     TFDS keeps its data. The split "trainval" stands for "train" and "validation" together where a set has no split
     of that name: so VOC calls them. Needs the extra `[tfds]`.
 
-    Boxes of no size are left out; if `strict`, they are a `ValueError` when their picture is read. TFDS itself lets
-    no box outside its picture in.
+    Boxes of no size are left out; if `strict`, they are a `ValueError` when their image is read. TFDS itself lets
+    no box outside its image in.
     """
 
     def __init__(self, name: str, split: str, *, data_dir: str | Path | None = None, strict: bool = False):
@@ -30,7 +30,7 @@ class TFDS:
             import tensorflow_datasets as tfds
             from tensorflow_datasets.core.read_only_builder import builder_from_files
         except ImportError:
-            raise ValueError("TFDS's data sets need its library: pip install ssd_jax[tfds]") from None
+            raise ValueError("TFDS's datasets need its library: pip install ssd_jax[tfds]") from None
 
         self.name, self.split, self._strict = name, split, strict
         try:  # from files alone: the code of stock coco, which `tfds.builder` would run, needs TensorFlow
@@ -40,7 +40,7 @@ class TFDS:
         splits = builder.info.splits
         parts = ["train", "validation"] if split == "trainval" and split not in splits else [split]
         if not set(parts) <= set(splits):
-            raise ValueError(f"{name}: no split {split!r}; the data set has {', '.join(splits)}")
+            raise ValueError(f"{name}: no split {split!r}; the dataset has {', '.join(splits)}")
         features = builder.info.features
         if not {"image", "objects"} <= set(features):
             raise ValueError(f"{name}: a detection set has the features image and objects; this one is another kind")
@@ -81,7 +81,7 @@ class TFDS:
     def truth(self) -> dict[str, Any] | None:
         """The ground truth in COCO's format, crowds included, of a set with COCO's features; else None.
 
-        Reads every picture's record. See `coco_truth` and, of the ids, `COCO_IDS`.
+        Reads every image's record. See `coco_truth` and, of the ids, `COCO_IDS`.
         """
         if self._category_ids is None:
             return None

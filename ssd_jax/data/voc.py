@@ -37,16 +37,16 @@ class Annotation(NamedTuple):
 
 
 class VOCFolder:
-    """The pictures of one split, or of several joined by "+" ("train+val"), in the order of the split's file.
+    """The images of one split, or of several joined by "+" ("train+val"), in the order of the split's file.
 
     Corners become fractions as in Caffe (`ReadXMLToAnnotatedDatum`): xml / width, without subtracting VOC's
-    1-pixel origin. Where the XML lacks width or height, or says 0, they are read from the picture.
+    1-pixel origin. Where the XML lacks width or height, or says 0, they are read from the image.
 
     `class_names` are those given, or else all that occur in the folder's annotations, sorted, so that every
     split of a folder numbers them alike. An object of a class that is not given is an error, or left out if
-    `drop_other_classes`. All XML is parsed here, a picture's bytes are read when asked for.
+    `drop_other_classes`. All XML is parsed here, an image's bytes are read when asked for.
 
-    Dirty boxes: see `BoxTable`. `FileNotFoundError` for a missing folder, split, annotation or picture and
+    Dirty boxes: see `BoxTable`. `FileNotFoundError` for a missing folder, split, annotation or image and
     `ValueError` for a wrong annotation say in one line which file and what rule.
     """
 
@@ -64,8 +64,8 @@ class VOCFolder:
         self.root, self.split = Path(root).expanduser(), split
         _check_layout(self.root)
         self.image_ids = _split_ids(self.root, split)
-        pictures = _pictures(self.root)
-        self._paths = [_picture_of(self.root, image_id, split, pictures) for image_id in self.image_ids]
+        images = _images(self.root)
+        self._paths = [_image_of(self.root, image_id, split, images) for image_id in self.image_ids]
 
         folder = self.root / "Annotations"
         if class_names is None:
@@ -154,14 +154,14 @@ def _number(element: ElementTree.Element, tag: str, path: Path, *, default: floa
     return number
 
 
-def _size(annotation: Annotation, picture: Path) -> tuple[int, int]:
+def _size(annotation: Annotation, image: Path) -> tuple[int, int]:
     """(width, height)."""
     if annotation.width > 0 and annotation.height > 0:
         return annotation.width, annotation.height
     try:
-        height, width, _ = decode(picture.read_bytes()).shape
+        height, width, _ = decode(image.read_bytes()).shape
     except UnreadableImage as error:
-        raise ValueError(f"{picture}: its XML lacks the picture's size, and {error}") from None
+        raise ValueError(f"{image}: its XML lacks the image's size, and {error}") from None
     return width, height
 
 
@@ -181,7 +181,7 @@ def _split_ids(root: Path, split: str) -> list[str]:
     unique = list(dict.fromkeys(ids))
     if len(unique) < len(ids):
         twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
-        logger.warning("%s, split %s: pictures listed more than once are taken once: %s", root, split, some(twice))
+        logger.warning("%s, split %s: images listed more than once are taken once: %s", root, split, some(twice))
     return unique
 
 
@@ -194,28 +194,28 @@ def _read_split(root: Path, split: str) -> list[str]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     ids = [line.strip() for line in lines if line.strip()]
     if not ids:
-        raise ValueError(f"{path}: a split lists at least one picture; this file is empty")
+        raise ValueError(f"{path}: a split lists at least one image; this file is empty")
     return ids
 
 
-def _pictures(root: Path) -> dict[str, Path]:
-    """Stem -> picture; of one stem with several extensions the first in `EXTENSIONS`' order."""
+def _images(root: Path) -> dict[str, Path]:
+    """Stem -> image; of one stem with several extensions the first in `EXTENSIONS`' order."""
     found = [path for path in (root / "JPEGImages").iterdir() if path.suffix.lower() in EXTENSIONS]
     return {p.stem: p for p in sorted(found, key=lambda p: EXTENSIONS.index(p.suffix.lower()), reverse=True)}
 
 
-def _picture_of(root: Path, image_id: str, split: str, pictures: dict[str, Path]) -> Path:
+def _image_of(root: Path, image_id: str, split: str, images: dict[str, Path]) -> Path:
     annotation = root / "Annotations" / f"{image_id}.xml"
-    if image_id in pictures and annotation.is_file():
-        return pictures[image_id]
-    if image_id in pictures:
-        raise FileNotFoundError(f"{pictures[image_id]}: a picture has an annotation; there is no {annotation}")
+    if image_id in images and annotation.is_file():
+        return images[image_id]
+    if image_id in images:
+        raise FileNotFoundError(f"{images[image_id]}: an image has an annotation; there is no {annotation}")
     if annotation.is_file():
         raise FileNotFoundError(
-            f"{annotation}: an annotation has a picture; there is no {image_id}{'/'.join(EXTENSIONS)} in "
+            f"{annotation}: an annotation has an image; there is no {image_id}{'/'.join(EXTENSIONS)} in "
             f"{root / 'JPEGImages'}"
         )
-    raise FileNotFoundError(f"{root}: split {split} lists {image_id!r}, which has neither annotation nor picture")
+    raise FileNotFoundError(f"{root}: split {split} lists {image_id!r}, which has neither annotation nor image")
 
 
 def _check_classes(class_names: tuple[str, ...], annotations: Iterable[tuple[str, Annotation]], folder: Path):

@@ -1,4 +1,4 @@
-"""A trained model, ready to find objects in pictures."""
+"""A trained model, ready to find objects in images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ PyTree = Any
 
 
 class Detections(NamedTuple):
-    """What was found in one picture, best first."""
+    """What was found in one image, best first."""
 
-    boxes: np.ndarray  # [n, 4] float32 corners in pixels, inside the picture
+    boxes: np.ndarray  # [n, 4] float32 corners in pixels, inside the image
     scores: np.ndarray  # [n] float32, softmax probabilities
     labels: np.ndarray  # [n] int32, 1..C-1; class_names[label - 1] is the name
 
@@ -28,7 +28,7 @@ class Detections(NamedTuple):
 
 
 def to_pixels(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> Detections:
-    """Drop padding rows and scale corners to a picture of `size` (height, width)."""
+    """Drop padding rows and scale corners to an image of `size` (height, width)."""
     found = np.asarray(labels) > 0
     height, width = size
     scale = np.asarray([width, height, width, height], np.float32)
@@ -36,7 +36,7 @@ def to_pixels(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: S
 
 
 class Detector:
-    """A trained model that finds objects in pictures of any size.
+    """A trained model that finds objects in images of any size.
 
     Attributes:
       model: the network; `model.spec` has its input size and priors.
@@ -55,16 +55,16 @@ class Detector:
         batch_size: int = 8,
         **options: float,
     ) -> None:
-        """Prepare to detect `batch_size` pictures at a time; `options` are those of `select`."""
+        """Prepare to detect `batch_size` images at a time; `options` are those of `select`."""
         self.model, self.variables, self.class_names = model, jax.device_put(variables), tuple(class_names)
         self.step = step
         self._batch_size = batch_size
         self._detect = jax.jit(make_detect(model, **options))
 
     def __call__(self, images: Sequence[np.ndarray | str | Path]) -> list[Detections]:
-        """Detect in `images`: RGB uint8 arrays `[h, w, 3]`, or paths of picture files, in a list or the like."""
+        """Detect in `images`: RGB uint8 arrays `[h, w, 3]`, or paths of image files, in a list or the like."""
         if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            raise TypeError("images must be a list of pictures, got a single one: write detector([image])")
+            raise TypeError("images must be a list of images, got a single one: write detector([image])")
         images = list(images)
         found: list[Detections] = []
         for start in range(0, len(images), self._batch_size):
@@ -73,7 +73,7 @@ class Detector:
         return found
 
     def _detect_chunk(self, images: list[np.ndarray]) -> list[Detections]:
-        # The batch is padded to a power of two: a handful of compilations serve every number of pictures.
+        # The batch is padded to a power of two: a handful of compilations serve every number of images.
         batch = np.zeros((1 << (len(images) - 1).bit_length(), *(self.model.spec.image_size,) * 2, 3), np.uint8)
         for row, image in zip(batch, images, strict=False):
             row[:] = warp(image, self.model.spec.image_size)
@@ -99,12 +99,10 @@ def load_detector(directory: str | Path, *, step: int | str | None = None, **opt
 def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise ValueError(f"a picture must be uint8 RGB [h, w, 3], got {image.dtype} {list(image.shape)}")
+            raise ValueError(f"an image must be uint8 RGB [h, w, 3], got {image.dtype} {list(image.shape)}")
         return image
     if not isinstance(image, str | Path):
-        raise TypeError(
-            f"a picture must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}"
-        )
+        raise TypeError(f"an image must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}")
     try:
         return decode(Path(image).read_bytes())
     except UnreadableImage as error:

@@ -1,4 +1,4 @@
-"""Pictures with labelled boxes."""
+"""Images with labelled boxes."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,9 @@ def colour_of(label: int) -> tuple[int, int, int]:
 def draw(
     image: np.ndarray, detections: Detections, class_names: Sequence[str], *, smallest_side: int = 400
 ) -> np.ndarray:
-    """Draw boxes with class names and scores on a copy of an RGB uint8 picture.
+    """Draw boxes with class names and scores on a copy of an RGB uint8 image.
 
-    A picture whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read; but
+    An image whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read; but
     its longer side to four times as much at most.
     """
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""From a model's outputs to detections: a pure function, the same for evaluation, pictures and export."""
+"""From a model's outputs to detections: a pure function, the same for evaluation, images and export."""
 
 from collections.abc import Callable
 from functools import partial

@@ -53,7 +53,7 @@ class Run:
         return (
             f"{jax.device_count()} device(s) of kind {kind} in {jax.process_count()} process(es), "
             f"batch {self.config.batch_size}, {parameters:,} parameters, "
-            f"{len(self.source)} training pictures, {len(self.eval_source)} for evaluation, "
+            f"{len(self.source)} training images, {len(self.eval_source)} for evaluation, "
             f"classes {', '.join(self.source.class_names)}"
         )
 
@@ -104,9 +104,7 @@ def build(config: ConfigDict) -> Run:
     source = open_source(config.data, config.data.train)
     eval_source = open_source(config.data, config.data.eval)
     if config.batch_size > len(source):
-        logger.warning(
-            "batch_size = %d: some of the %d pictures come twice in a batch", config.batch_size, len(source)
-        )
+        logger.warning("batch_size = %d: some of the %d images come twice in a batch", config.batch_size, len(source))
     model = build_model(config, 1 + len(source.class_names))
     key, init_key = jax.random.split(jax.random.key(config.seed))
     step = make_train_step(
@@ -135,7 +133,7 @@ def build(config: ConfigDict) -> Run:
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
-    """Open the data set that the config's `data` names."""
+    """Open the dataset that the config's `data` names."""
     if data.source in FOLDERS and not data.root:
         raise ValueError(f"data.root must name a {FOLDERS[data.source]}: pass --config.data.root=DIR")
     options = {name: data[name] for name in OPTIONS if name in data}

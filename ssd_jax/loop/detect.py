@@ -1,4 +1,4 @@
-"""Detect in picture files and draw what was found."""
+"""Detect in image files and draw what was found."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +16,10 @@ from ssd_jax.loop.workdir import load_config, write_json
 logger = logging.getLogger("ssd_jax")
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-Picture = tuple[str, np.ndarray]  # a name, and RGB uint8 [h, w, 3]
+NamedImage = tuple[str, np.ndarray]  # a name, and RGB uint8 [h, w, 3]
 
 
-def detect_pictures(
+def detect_images(
     workdir: str | Path,
     inputs: Sequence[str | Path],
     out: str | Path,
@@ -28,25 +28,25 @@ def detect_pictures(
     samples: int = 12,
     step: int | str | None = None,
 ) -> int:
-    """Detect in pictures with a checkpoint of a run; write a drawing of each, and `detections.json`, to `out`.
+    """Detect in images with a checkpoint of a run; write a drawing of each, and `detections.json`, to `out`.
 
     Args:
       workdir: of the run.
-      inputs: picture files and folders of them; with none, the first `samples` pictures of the evaluation split.
+      inputs: image files and folders of them; with none, the first `samples` images of the evaluation split.
       out: folder for the results; made if it is missing.
       score: detections below it are left out.
       samples: see `inputs`.
       step: which checkpoint: a number, or "best"; the newest unless given.
 
     Returns:
-      how many pictures were written. Files that cannot be decoded are reported and left out; if all are, nothing is
+      how many images were written. Files that cannot be decoded are reported and left out; if all are, nothing is
       written.
     """
-    pictures = decoded(of_files(inputs) if inputs else held_out(Path(workdir), samples))
+    images = decoded(of_files(inputs) if inputs else held_out(Path(workdir), samples))
     detector = load_detector(workdir, step=step)
     out = Path(out)
     records, taken = [], set()
-    for chunk in chunks(pictures, 8):
+    for chunk in chunks(images, 8):
         out.mkdir(parents=True, exist_ok=True)
         for (name, image), found in zip(chunk, detector([image for _, image in chunk]), strict=True):
             found = found.above(score)
@@ -60,10 +60,10 @@ def detect_pictures(
     return len(records)
 
 
-def chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    """Take `size` pictures at a time, so that a folder of any length fits in memory."""
-    pictures = iter(pictures)
-    while chunk := list(islice(pictures, size)):
+def chunks(images: Iterable[NamedImage], size: int) -> Iterator[list[NamedImage]]:
+    """Take `size` images at a time, so that a folder of any length fits in memory."""
+    images = iter(images)
+    while chunk := list(islice(images, size)):
         yield chunk
 
 
@@ -77,23 +77,23 @@ def record(image: np.ndarray, found: Detections, class_names: Sequence[str]) -> 
 
 
 def find(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the picture files among `inputs`, in order; folders give theirs, sorted."""
+    """List the image files among `inputs`, in order; folders give theirs, sorted."""
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not inside:
-                raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
+                raise FileNotFoundError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise FileNotFoundError(f"no such picture or folder: {path}")
+            raise FileNotFoundError(f"no such image or folder: {path}")
     return files
 
 
-def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[Picture]:
-    """Decode pictures one by one, reporting those that cannot be."""
+def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[NamedImage]:
+    """Decode images one by one, reporting those that cannot be."""
     for name, file in files:
         try:
             yield name, decode(file)
@@ -102,12 +102,12 @@ def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[Picture
 
 
 def of_files(inputs: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
-    """Read the picture files among `inputs`."""
+    """Read the image files among `inputs`."""
     return ((str(path), path.read_bytes()) for path in find(inputs))
 
 
 def held_out(workdir: Path, samples: int) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    """Take pictures of the split a run is evaluated on."""
+    """Take images of the split a run is evaluated on."""
     config = load_config(workdir)
     source = open_source(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))

@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
+"""Evaluate a model on a dataset by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,14 +26,14 @@ Results = dict[str, Any]
 class Evaluator:
     """Scores variables of `model` on `source`, on all devices of all processes; compiles once for all its calls.
 
-    Each picture is judged once, whatever their number, by the first process.
+    Each image is judged once, whatever their number, by the first process.
     """
 
     def __init__(self, model: SSD, source: Source, config: ConfigDict, *, samples: int = 0) -> None:
         """Prepare to evaluate as `config.eval` and `config.data` say.
 
-        The batch is rounded up to a multiple of the devices. Of the first `samples` pictures the detections are kept
-        for `drawings`. More than `data.max_unreadable` pictures that cannot be read are a `ValueError`; with
+        The batch is rounded up to a multiple of the devices. Of the first `samples` images the detections are kept
+        for `drawings`. More than `data.max_unreadable` images that cannot be read are a `ValueError`; with
         `data.strict`, one.
         """
         self._source, self._data = source, config.data
@@ -57,7 +57,7 @@ class Evaluator:
 
         A source in COCO's format adds "coco", `COCOMetric`'s numbers, and the detections go to `coco_results`.
         Processes but the first get {}. None tells that the evaluation was left because `stops`, which is asked after
-        every picture, said so.
+        every image, said so.
         """
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
         coco = COCOMetric(self._truth) if self._truth else None
@@ -96,7 +96,7 @@ class Evaluator:
         }
 
     def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
-        """Draw what the last call found in the sample pictures, by name; RGB uint8."""
+        """Draw what the last call found in the sample images, by name; RGB uint8."""
         return {
             example.image_id: draw(decode(example.image), detections.above(score), self._source.class_names)
             for index, detections in self._samples.items()

@@ -34,10 +34,10 @@ class Log:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Show RGB uint8 pictures in TensorBoard."""
-        for name, picture in pictures.items():
-            self._board.add_image(name, picture, step, dataformats="HWC")
+    def images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Show RGB uint8 images in TensorBoard."""
+        for name, image in images.items():
+            self._board.add_image(name, image, step, dataformats="HWC")
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Show where the run is."""
@@ -70,7 +70,7 @@ class Silent:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Record nothing."""
 
-    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+    def images(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Show nothing."""
 
     def progress(self, step: int, values: dict[str, float]) -> None:

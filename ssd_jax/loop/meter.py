@@ -16,7 +16,7 @@ class Meter:
     """The steps since the last line of the log: their metrics, still on the devices, and where the time went."""
 
     def __init__(self, source: Source, batch_size: int, *, max_skipped: int = 0) -> None:
-        """Start an empty window; `batch_size` counts the pictures of all processes."""
+        """Start an empty window; `batch_size` counts the images of all processes."""
         if max_skipped < 0:
             raise ValueError(f"max_skipped must be at least 0, got {max_skipped}")
         self._source, self._batch_size = source, batch_size
@@ -48,7 +48,7 @@ class Meter:
 
         Raises:
           FloatingPointError: where a step's loss or gradient is not finite, unless it is one of the `max_skipped`
-            updates that a run may leave out; it names the step and its pictures.
+            updates that a run may leave out; it names the step and its images.
         """
         fetched = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
         finite = [metrics for step, metrics, index in fetched if self._is_finite(step, metrics, index)]
@@ -85,11 +85,9 @@ class Meter:
 
 
 def refuse_many(names: Sequence[str], limit: int) -> None:
-    """Raise `ValueError` where more than `limit` pictures could not be decoded; `batching` logged why."""
+    """Raise `ValueError` where more than `limit` images could not be decoded; `batching` logged why."""
     if len(names) > limit:
-        raise ValueError(
-            f"data.max_unreadable allows {limit} unreadable pictures, met {', '.join(names[: limit + 1])}"
-        )
+        raise ValueError(f"data.max_unreadable allows {limit} unreadable images, met {', '.join(names[: limit + 1])}")
 
 
 class Unreadable:
@@ -101,7 +99,7 @@ class Unreadable:
         self._found: set[int] = set()
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Note the unreadable pictures of a batch."""
+        """Note the unreadable images of a batch."""
         self._found.update(batch["index"][~batch["readable"]].tolist())
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     writes = is_first()
-    evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.pictures)
+    evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.images)
     with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
         start, state, origin = current_state(run, checkpoints, workdir)
         state = replicate(state)
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 if "coco" in results:
                     told |= {name: results["coco"][name] for name in ("AP", "AP50")}
                 log.scalars(step, {f"eval/{name}": value for name, value in told.items()})
-                log.pictures(step, evaluator.drawings())
+                log.images(step, evaluator.drawings())
                 log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
                 checkpoints.rate(step, score(results))
             return results is not None

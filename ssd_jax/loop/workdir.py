@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 
 from ssd_jax.files import write_text
 
+# Fields of configs that were called otherwise before 0.1: section, old name, new name.
+OLD_NAMES = (("model", "trunk", "backbone"), ("eval", "pictures", "images"))
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` whole or not at all."""
@@ -51,6 +54,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
     config = json.loads(path.read_text())
-    if "trunk" in config.get("model", {}):  # the name of `backbone` before 0.1
-        config["model"]["backbone"] = config["model"].pop("trunk")
+    for section, old, new in OLD_NAMES:
+        if old in config.get(section, {}):
+            config[section][new] = config[section].pop(old)
     return ConfigDict(config).lock()

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--workdir", help="where to put the detector; without it, say what the file is")
     options.add_argument("--root", default="", help="folder of the VOC or COCO data to evaluate on")
     options.add_argument("--classes", help="names of the classes, joined by commas, or a file with one a line")
-    options.add_argument("--priors", choices=sorted(NAMES), help="the data set whose priors it was trained with")
+    options.add_argument("--priors", choices=sorted(NAMES), help="the dataset whose priors it was trained with")
     fed = "; ".join(f"{name}: {what}" for name, what in PIXELS.items())
     options.add_argument("--pixels", choices=sorted(PIXELS), help=f"what the network is fed, {fed}")
     options.add_argument("--partial", action="store_true", help="take what fits, and leave the rest at random")

@@ -31,7 +31,7 @@ def kernel_to(kernel: np.ndarray) -> np.ndarray:
 def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert a first layer `[k, k, 3, F]`, `[F]` fed `pixels`, a key of `PIXELS`, to RGB minus `MEAN_COLOUR`.
 
-    With "imagenet" the mean colours differ by up to 0.7, which the bias takes up: exactly, but for the picture's
+    With "imagenet" the mean colours differ by up to 0.7, which the bias takes up: exactly, but for the image's
     outermost pixels, whose neighbours are zeros before and after. A layer without bias is ResNet's, which takes it
     up itself, exactly everywhere.
     """
@@ -54,7 +54,7 @@ def reduced_fc(fc6: np.ndarray, fc7: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def unclamped(kernel: np.ndarray, bias: np.ndarray | None, spec: PriorSpec, k: int, *, back: bool = False) -> tuple:
-    """Convert a head of offsets of map `k` for priors with sides cut to the picture's, to `spec`'s own.
+    """Convert a head of offsets of map `k` for priors with sides cut to the image's, to `spec`'s own.
 
     With `r` a prior's side over the cut side, the same box has offsets `t / r` of its centre and `t - log(r) / v` of
     its size: a change to the head's weights. `back` is the inverse.

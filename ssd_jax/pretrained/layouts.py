@@ -31,7 +31,7 @@ class Layout:
       norm: their tensor of conv4_3_norm's scale; empty in a backbone.
       maps: how many feature maps have heads; 0 in a backbone.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
-      clamped: the sides of priors are cut to the picture's.
+      clamped: the sides of priors are cut to the image's.
       specs: the priors otherwise, of "voc" and of "coco".
       datasets: which of the two by number of classes, background included.
       trunk: which it has, as `SSD.backbone`.

@@ -76,7 +76,7 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
       weights: of a detector.
       workdir: made if it is missing; it must hold no checkpoint.
       class_names: of labels 1, 2, ....
-      root: the folder of the data set to evaluate on.
+      root: the folder of the dataset to evaluate on.
     """
     workdir = Path(workdir)
     if weights.model is None:

@@ -1,4 +1,4 @@
-"""Look at a data set before training on it: python -m ssd_jax check KIND SPLIT --root=DIR."""
+"""Look at a dataset before training on it: python -m ssd_jax check KIND SPLIT --root=DIR."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(prog="python -m ssd_jax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser(
-        "check", help="report what a data set holds, its dirt, and how priors cover its boxes"
+        "check", help="report what a dataset holds, its dirt, and how priors cover its boxes"
     )
     checker.add_argument("kind", help=f"{', '.join(KINDS)}, or module:function")
     checker.add_argument("split", help="as in a config's data.train")
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None):
     checker.add_argument(
         "--max_boxes", type=int, default=64, help="a config's data.max_boxes: what exceeds it is counted"
     )
-    checker.add_argument("--names", type=int, default=5, help="pictures to name of each kind of dirt")
+    checker.add_argument("--names", type=int, default=5, help="images to name of each kind of dirt")
     checker.add_argument("--json", type=Path, help="write the report, with all names, there")
     checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
     checker.add_argument("--eval", default="", help="the split that this config evaluates on")

@@ -1,4 +1,4 @@
-"""How well priors cover the boxes of a data set, and priors that are fitted to them."""
+"""How well priors cover the boxes of a dataset, and priors that are fitted to them."""
 
 import dataclasses
 import itertools

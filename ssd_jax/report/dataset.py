@@ -1,4 +1,4 @@
-"""Walk a data set and report what is in it."""
+"""Walk a dataset and report what is in it."""
 
 import dataclasses
 import hashlib
@@ -23,10 +23,10 @@ class Report:
     images: int = 0
     boxes: int = 0
     difficult: int = 0
-    empty: int = 0  # pictures without boxes
+    empty: int = 0  # images without boxes
     most_boxes: int = 0
     by_class: Counter = dataclasses.field(default_factory=Counter)
-    sizes: Counter = dataclasses.field(default_factory=Counter)  # (height, width) of decoded pictures
+    sizes: Counter = dataclasses.field(default_factory=Counter)  # (height, width) of decoded images
     dirt: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     shapes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
 
@@ -43,10 +43,10 @@ class Report:
         return plain | {"boxes_by_class": {name: self.by_class[name] for name in self.class_names}, "sizes": sizes}
 
     def text(self, names: int = 5) -> str:
-        """A page; `names` pictures are named of each kind of dirt."""
+        """A page; `names` images are named of each kind of dirt."""
         lines = [
             f"images      {self.images:,}, {self.empty:,} of them without boxes",
-            f"boxes       {self.boxes:,}, {self.difficult:,} of them difficult; at most {self.most_boxes} a picture",
+            f"boxes       {self.boxes:,}, {self.difficult:,} of them difficult; at most {self.most_boxes} an image",
             f"classes     {len(self.class_names)}",
             *(f"  {self.by_class[name]:>9,}  {name}" for name in self.class_names),
             f"sizes       {len(self.sizes)} (width x height)",
@@ -61,11 +61,11 @@ class Report:
 
 
 def check(source: Any, *, max_boxes: int = 64) -> Report:
-    """Read every picture of a source once and report images, boxes, sizes, classes and dirt by kind.
+    """Read every image of a source once and report images, boxes, sizes, classes and dirt by kind.
 
     Kinds: what the source mended (see `BoxTable`), and: unreadable; EXIF-turned; grayscale, palette, alpha, CMYK;
     16 bits; wrong extension; size disagrees with the annotation; same file as another; box twice; box beyond the
-    `max_boxes` of its picture, which training would leave out; class without a box. A source that is opened as
+    `max_boxes` of its image, which training would leave out; class without a box. A source that is opened as
     `strict` does not get here.
     """
     report = Report(tuple(source.class_names))

@@ -1,4 +1,4 @@
-"""A picture of random training samples with their boxes, before and after augmentation."""
+"""An image of random training samples with their boxes, before and after augmentation."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from ssd_jax.inference.drawing import colour_of
 def sheet(
     source: Any, *, rows: int = 6, augmented: int = 4, image_size: int = 300, canvas_size: int = 512, seed: int = 0
 ) -> np.ndarray:
-    """RGB uint8: a row for each of `rows` random pictures, first as it is, then `augmented` times as trained on.
+    """RGB uint8: a row for each of `rows` random images, first as it is, then `augmented` times as trained on.
 
     It goes through the very batches and augmentation of training, with the paper's options.
     """

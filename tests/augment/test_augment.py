@@ -25,7 +25,7 @@ GEOMETRY = AugmentOptions(
 )
 
 
-def picture(*, canvas=64, padding=2):
+def make_image(*, canvas=64, padding=2):
     """image, size, boxes, labels: noise, three objects and padding rows."""
     rng = np.random.default_rng(0)
     image = np.zeros((canvas, canvas, 3), np.uint8)
@@ -38,7 +38,7 @@ def picture(*, canvas=64, padding=2):
 
 
 def many(options, *example, size=SIZE):
-    """`augment` of one picture with each of the keys."""
+    """`augment` of one image with each of the keys."""
     keys = jax.random.split(jax.random.key(0), KEYS)
     return [np.asarray(x) for x in compiled(options, size)(keys, *example)]
 
@@ -50,7 +50,7 @@ def compiled(options, size):
 
 
 def test_no_augmentation_is_the_linear_warp_of_evaluation():
-    image, size, boxes, labels = picture()
+    image, size, boxes, labels = make_image()
     got, got_boxes, got_labels = augment(
         jax.random.key(0), image, size, boxes, labels, image_size=SIZE, options=NO_AUGMENTATION
     )
@@ -72,7 +72,7 @@ def crossings(profile, level):
 def test_a_drawn_rectangle_lands_on_the_moved_box():
     """White on dark grey with corners on whole pixels; its edges in the result, to a fraction of a pixel.
 
-    The picture is always expanded, often cropped, half the time mirrored, and resampled in all five ways.
+    The image is always expanded, often cropped, half the time mirrored, and resampled in all five ways.
     """
     height, width, size = 80, 110, 96
     image = np.full((128, 128, 3), 65, np.uint8)
@@ -101,7 +101,7 @@ def test_a_drawn_rectangle_lands_on_the_moved_box():
 
 
 def test_boxes_are_inside_and_in_order_and_gone_ones_are_zero():
-    example = picture()
+    example = make_image()
     _, boxes, labels = many(AugmentOptions(), *example)
     assert boxes.min() >= 0
     assert boxes.max() <= 1
@@ -113,8 +113,8 @@ def test_boxes_are_inside_and_in_order_and_gone_ones_are_zero():
     np.testing.assert_array_equal(np.where(kept, labels, example[3][None]), np.tile(example[3], (KEYS, 1)))
 
 
-def test_half_of_the_pictures_are_mirrored_and_mirroring_twice_is_the_identity():
-    example = picture()
+def test_half_of_the_images_are_mirrored_and_mirroring_twice_is_the_identity():
+    example = make_image()
     images, boxes, labels = many(GEOMETRY, *example)
     mirrored, mirrored_boxes, mirrored_labels = many(replace(GEOMETRY, mirror_probability=1), *example)
     np.testing.assert_array_equal(mirrored_labels, labels)
@@ -127,10 +127,10 @@ def test_half_of_the_pictures_are_mirrored_and_mirroring_twice_is_the_identity()
     np.testing.assert_allclose(back[~is_mirrored], boxes[~is_mirrored], atol=1e-6)
 
 
-def test_pictures_and_boxes_are_distributed_as_caffes():
-    """Which objects stay, where, and the pictures' mean and contrast, against the reference of Caffe's steps."""
-    image, (height, width), boxes, labels = picture()
-    images, moved, kept = many(AugmentOptions(), *picture())
+def test_images_and_boxes_are_distributed_as_caffes():
+    """Which objects stay, where, and the images' mean and contrast, against the reference of Caffe's steps."""
+    image, (height, width), boxes, labels = make_image()
+    images, moved, kept = many(AugmentOptions(), *make_image())
     rng = np.random.default_rng(0)
     valid = boxes[labels > 0], labels[labels > 0]
     theirs = [caffe.augment(rng, image[:height, :width], *valid, image_size=SIZE) for _ in range(KEYS)]
@@ -147,21 +147,21 @@ def test_pictures_and_boxes_are_distributed_as_caffes():
 
 
 def test_padding_rows_change_nothing():
-    few, more = many(GEOMETRY, *picture()), many(GEOMETRY, *picture(padding=9))
+    few, more = many(GEOMETRY, *make_image()), many(GEOMETRY, *make_image(padding=9))
     for a, b in zip(few, more, strict=True):
         np.testing.assert_array_equal(b if b.ndim == 4 else b[:, :5], a)
 
 
 def test_what_padding_rows_hold_changes_nothing():
-    image, size, boxes, labels = picture()
+    image, size, boxes, labels = make_image()
     dirty = np.where((labels > 0)[:, None], boxes, np.array([0.1, 0.1, 0.9, 0.9], np.float32))
     clean = many(AugmentOptions(), image, size, boxes, labels)
     for a, b in zip(clean, many(AugmentOptions(), image, size, dirty, labels), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_the_canvas_holds_around_the_picture_changes_nothing():
-    image, *rest = picture()
+def test_what_the_canvas_holds_around_the_image_changes_nothing():
+    image, *rest = make_image()
     dirty = image.copy()
     dirty[40:] = 255
     dirty[:, 60:] = 77
@@ -170,13 +170,13 @@ def test_what_the_canvas_holds_around_the_picture_changes_nothing():
 
 
 def test_a_larger_canvas_changes_nothing():
-    small, large = many(GEOMETRY, *picture(canvas=64)), many(GEOMETRY, *picture(canvas=96))
+    small, large = many(GEOMETRY, *make_image(canvas=64)), many(GEOMETRY, *make_image(canvas=96))
     for a, b in zip(small, large, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_one_key_gives_one_result_jitted_and_vmapped_or_eager_and_one_by_one():
-    example = picture()
+    example = make_image()
     batch = many(AugmentOptions(), *example)
     for i, key in enumerate(jax.random.split(jax.random.key(0), KEYS)[:4]):
         alone = augment(key, *example, image_size=SIZE, options=AugmentOptions())
@@ -187,22 +187,22 @@ def test_one_key_gives_one_result_jitted_and_vmapped_or_eager_and_one_by_one():
     assert np.abs(batch[0][0] - batch[0][1]).max() > 10
 
 
-def test_each_picture_draws_one_of_the_interpolations():
+def test_each_image_draws_one_of_the_interpolations():
     options = replace(NO_AUGMENTATION, interpolations=INTERPOLATIONS)
-    images, *_ = many(options, *picture())
+    images, *_ = many(options, *make_image())
     _, counts = np.unique(images.reshape(KEYS, -1), axis=0, return_counts=True)
     assert len(counts) == 5
     assert np.abs(counts / KEYS - 0.2).max() < Z * np.sqrt(0.16 / KEYS)
 
 
 def test_levels_stay_what_a_screen_can_show():
-    images, *_ = many(AugmentOptions(), *picture())
+    images, *_ = many(AugmentOptions(), *make_image())
     assert (images + MEAN).min() >= -1e-4
     assert (images + MEAN).max() <= 255 + 1e-4
 
 
-def test_a_picture_without_objects_is_never_cropped():
-    image, size, *_ = picture()
+def test_an_image_without_objects_is_never_cropped():
+    image, size, *_ = make_image()
     options = replace(GEOMETRY, expand_probability=0, mirror_probability=0)
     got, boxes, labels = many(options, image, size, np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
     assert np.ptp(got, axis=0).max() == 0
@@ -210,8 +210,8 @@ def test_a_picture_without_objects_is_never_cropped():
     assert labels.shape == (KEYS, 0)
 
 
-def test_around_an_expanded_picture_lies_exactly_the_mean():
-    image, size, boxes, labels = picture()
+def test_around_an_expanded_image_lies_exactly_the_mean():
+    image, size, boxes, labels = make_image()
     options = replace(NO_AUGMENTATION, expand_probability=1, expand_ratio=4)
     images, *_ = many(options, np.full_like(image, 255), size, boxes, labels)
     share = (images == 0).all(axis=-1).mean(axis=(1, 2))  # 1 - 1 / ratio^2, ratio uniform in 1..4: 0.75 on average
@@ -220,7 +220,7 @@ def test_around_an_expanded_picture_lies_exactly_the_mean():
 
 
 def test_a_batch_that_was_not_vmapped_is_refused():
-    image, size, boxes, labels = picture()
-    message = r"one picture, image \[S, S, 3\].*vmap it.*got \(2, 64, 64, 3\)"
+    image, size, boxes, labels = make_image()
+    message = r"one image, image \[S, S, 3\].*vmap it.*got \(2, 64, 64, 3\)"
     with pytest.raises(ValueError, match=message):
         augment(jax.random.key(0), np.stack([image] * 2), size, boxes, labels, image_size=8, options=NO_AUGMENTATION)

@@ -151,15 +151,15 @@ def test_expansions_are_distributed_as_caffes():
     ours = np.asarray(jax.jit(jax.vmap(lambda k: sample_expansion(k, options=OPTIONS)))(keys(4000)))
     rng = np.random.default_rng(0)
     image, corners = np.zeros((300, 200, 3), np.uint8), np.array([[0.0, 0.0, 1.0, 1.0]])
-    where = np.array([caffe.expand(rng, image, corners)[1][0] for _ in range(1000)])  # the picture in its canvas
+    where = np.array([caffe.expand(rng, image, corners)[1][0] for _ in range(1000)])  # the image in its canvas
     expanded = (ours != [0, 0, 1, 1]).any(axis=1)
     assert_same_rate(expanded, (where != [0, 0, 1, 1]).any(axis=1))
     size = ours[:, 2:] - ours[:, :2]
     np.testing.assert_allclose(size[:, 0], size[:, 1], atol=1e-6)
     assert_same_distribution(size[:, 0], 1 / (where[:, 3] - where[:, 1]))
-    picture = -ours / size[:, :1]  # the picture's top left, as fractions of the canvas, where the canvas is larger
+    placed = -ours / size[:, :1]  # the image's top left, as fractions of the canvas, where the canvas is larger
     for axis in (0, 1):
-        assert_same_distribution(picture[expanded, axis], where[(where != [0, 0, 1, 1]).any(axis=1), axis])
+        assert_same_distribution(placed[expanded, axis], where[(where != [0, 0, 1, 1]).any(axis=1), axis])
     assert ours[:, :2].max() <= 0
     assert ours[:, 2:].min() >= 1 - 1e-6
 
@@ -175,7 +175,7 @@ def test_windows_compose_by_hand():
 
 
 def test_boxes_move_by_hand():
-    """The window shows the right half of the picture's upper half, and mirrors it."""
+    """The window shows the right half of the image's upper half, and mirrors it."""
     boxes = np.array(
         [
             [0.6, 0.1, 0.7, 0.2],  # inside

@@ -1,4 +1,4 @@
-"""The weight matrices against OpenCV's own resize on a picture cut out by hand."""
+"""The weight matrices against OpenCV's own resize on an image cut out by hand."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def ours(image, window, size, interpolation):
 
 
 def opencvs(image, window, size, interpolation):
-    """Cut the window out of the picture, or of the mean colour around it, and let OpenCV resize it."""
+    """Cut the window out of the image, or of the mean colour around it, and let OpenCV resize it."""
     margin = 200
     mean = np.array(MEAN_COLOUR, np.float32)
     expanded = np.pad(image - mean, ((margin, margin), (margin, margin), (0, 0)))
@@ -50,7 +50,7 @@ def opencvs(image, window, size, interpolation):
 @pytest.mark.parametrize(
     ("window", "size"),
     [
-        ((0, 0, WIDTH, HEIGHT), 20),  # shrink the whole picture
+        ((0, 0, WIDTH, HEIGHT), 20),  # shrink the whole image
         ((0, 0, WIDTH, HEIGHT), 72),  # enlarge it
         ((7, 5, 28, 32), 72),  # enlarge a crop
         ((7, 5, 49, 40), 20),  # shrink a crop
@@ -75,7 +75,7 @@ def test_a_reversed_window_mirrors(interpolation):
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_weights_sum_to_one_inside_the_picture_and_never_use_the_rest_of_the_canvas(interpolation):
+def test_weights_sum_to_one_inside_the_image_and_never_use_the_rest_of_the_canvas(interpolation):
     shape = {"canvas": 64, "size": 72, "interpolations": (interpolation,)}
     inside = weights(np.float32(3.7), np.float32(38.9), np.int32(40), **shape)
     np.testing.assert_allclose(inside.sum(axis=1), 1, atol=1e-6)
@@ -94,7 +94,7 @@ def test_the_choice_is_among_the_interpolations_as_given():
         np.testing.assert_allclose(among, alone, atol=1e-6)
 
 
-def test_a_window_that_ends_a_rounding_error_beyond_the_picture_does_not_fade_its_border():
+def test_a_window_that_ends_a_rounding_error_beyond_the_image_does_not_fade_its_border():
     shape = {"canvas": 64, "size": 72, "interpolations": ("linear",)}
     w = weights(np.float32(-1e-5), np.float32(40.00001), np.int32(40), **shape)
     np.testing.assert_allclose(w.sum(axis=1), 1, atol=1e-6)

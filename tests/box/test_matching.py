@@ -9,7 +9,7 @@ from ssd_jax import box
 PRIORS = box.make_priors(box.PriorSpec(64, (8, 4, 1), (8, 16, 64), (10, 22, 40, 60), ((2.0,), (2.0,), (2.0,))))
 
 
-def pictures(seed, count=24, slots=6):
+def images(seed, count=24, slots=6):
     """Ground truth [count, slots, 4] with labels, from crowded to empty."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(-0.1, 0.8, (count, slots, 2))
@@ -21,7 +21,7 @@ def pictures(seed, count=24, slots=6):
 
 
 def test_match_is_caffes_greedy_loop():
-    corners, labels = pictures(0)
+    corners, labels = images(0)
     matched = jax.jit(jax.vmap(lambda c, v: box.match(c, v, PRIORS)))(corners, labels > 0)
     assert matched.dtype == jnp.int32
     for c, l, index in zip(corners, labels, matched, strict=True):
@@ -30,7 +30,7 @@ def test_match_is_caffes_greedy_loop():
 
 
 def test_assign_gathers_what_match_matched():
-    corners, labels = pictures(1)
+    corners, labels = images(1)
     offsets, targets = jax.vmap(lambda c, l: box.assign(c, l, PRIORS))(corners, labels)
     assert offsets.dtype == jnp.float32 and targets.dtype == jnp.int32
     for c, l, o, t in zip(corners, labels, offsets, targets, strict=True):
@@ -42,7 +42,7 @@ def test_assign_gathers_what_match_matched():
 
 
 def by_hand():
-    """Three priors of side 4 at x = 0, 2, 8, and ground truths, in a picture of side 16."""
+    """Three priors of side 4 at x = 0, 2, 8, and ground truths, in an image of side 16."""
     priors = np.float32([[2, 2, 4, 4], [4, 2, 4, 4], [10, 2, 4, 4]]) / 16
     return priors, lambda *boxes: np.float32(boxes) / 16
 
@@ -105,7 +105,7 @@ def test_the_gradient_of_the_targets_is_finite():
 
 
 def test_padding_changes_nothing():
-    corners, labels = pictures(3)
+    corners, labels = images(3)
     assign = jax.jit(jax.vmap(lambda c, l: box.assign(c, l, PRIORS)))
     padded = jax.jit(jax.vmap(lambda c, l: box.assign(jnp.pad(c, ((0, 5), (0, 0))), jnp.pad(l, (0, 5)), PRIORS)))
     for plain, more in zip(assign(corners, labels), padded(corners, labels), strict=True):
@@ -120,14 +120,14 @@ def test_no_ground_truth_slots_or_no_priors():
 
 
 def test_bfloat16_ground_truth_is_matched_as_its_float32():
-    corners, labels = pictures(4)
+    corners, labels = images(4)
     half = jnp.asarray(corners[0], jnp.bfloat16)
     plain = box.match(half.astype(jnp.float32), labels[0] > 0, PRIORS)
     np.testing.assert_array_equal(box.match(half, labels[0] > 0, PRIORS), plain)
 
 
 def test_a_forgotten_vmap_is_named():
-    corners, labels = pictures(0)
+    corners, labels = images(0)
     with pytest.raises(ValueError, match=r"gt_corners must have shape \[G, 4\]; got \[24, 6, 4\]"):
         box.match(corners, labels > 0, PRIORS)
     with pytest.raises(ValueError, match=r"gt_valid must have shape \[6\]; got \[5\]"):

@@ -160,7 +160,7 @@ def test_soft_nms_of_nothing():
     assert order.shape == decayed.shape == (0,)
 
 
-def test_a_batch_is_its_pictures():
+def test_a_batch_is_its_images():
     scenes = [scene(seed) for seed in range(3)]
     corners, scores = (np.stack(x) for x in zip(*scenes, strict=True))
     batch = jax.jit(jax.vmap(box.multiclass_nms))(corners, scores)

@@ -81,7 +81,7 @@ def test_no_ground_truth_is_float32_too():
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float32])
 def test_a_mask_may_be_of_numbers(dtype):
-    mask = LABELS[0].astype(dtype) * 85  # as 0 and 255 of a picture
+    mask = LABELS[0].astype(dtype) * 85  # as 0 and 255 of an image
     np.testing.assert_array_equal(
         box.match(GROUND_TRUTH[0], mask, PRIORS), box.match(GROUND_TRUTH[0], mask > 0, PRIORS)
     )

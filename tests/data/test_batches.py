@@ -11,7 +11,7 @@ from ssd_jax import data
 from ssd_jax.data import Example, UnreadableImage
 
 
-def picture(h, w, seed=0):
+def make_image(h, w, seed=0):
     """Smooth colours, so that JPEG changes little."""
     corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3)).astype(np.uint8)
     return cv2.resize(corners, (w, h), interpolation=cv2.INTER_LINEAR)
@@ -34,7 +34,7 @@ def example(name, image, n=1, difficult=None):
 
 
 def source(length, **kwargs):
-    """Pictures of different sizes, with 0 to 3 objects each; their colour tells their place."""
+    """Images of different sizes, with 0 to 3 objects each; their colour tells their place."""
     return [example(f"p{i}", np.full((20 + i, 30 - i, 3), 5 * i, np.uint8), i % 4, **kwargs) for i in range(length)]
 
 
@@ -58,7 +58,7 @@ OPTIONS = dict(batch_size=4, canvas_size=32, max_boxes=3, seed=7)
 
 
 def test_decode_gives_rgb():
-    image = picture(40, 60)
+    image = make_image(40, 60)
     np.testing.assert_array_equal(data.decode(encode(image, ".png")), image)
     decoded = data.decode(encode(image, ".jpg"))
     assert decoded.dtype == np.uint8
@@ -66,10 +66,10 @@ def test_decode_gives_rgb():
 
 
 def test_decode_makes_three_channels_of_eight_bits():
-    grey = picture(9, 12)[:, :, 0]
+    grey = make_image(9, 12)[:, :, 0]
     three = np.stack([grey] * 3, axis=2)
-    alpha = np.concatenate([picture(9, 12), grey[:, :, None]], axis=2)
-    deep = picture(9, 12).astype(np.uint16) * 257
+    alpha = np.concatenate([make_image(9, 12), grey[:, :, None]], axis=2)
+    deep = make_image(9, 12).astype(np.uint16) * 257
     for image, expected in ((grey, three), (grey[:, :, None], three), (alpha, alpha[:, :, :3]), (deep, deep >> 8)):
         np.testing.assert_array_equal(data.decode(image), expected)
     np.testing.assert_array_equal(data.decode(encode(grey, ".png")), three)
@@ -78,7 +78,7 @@ def test_decode_makes_three_channels_of_eight_bits():
 
 
 def test_decode_ignores_exif_orientation():
-    jpeg = encode(picture(40, 60))
+    jpeg = encode(make_image(40, 60))
     tiff = b"II*\0" + (8).to_bytes(4, "little") + (1).to_bytes(2, "little")
     tiff += bytes([0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0]) + bytes(4)  # orientation 6: turn by 90 degrees
     exif = b"Exif\0\0" + tiff
@@ -98,8 +98,8 @@ def test_decode_refuses_part_of_a_file(extension, part):
         data.decode(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
 
 
-def test_a_thumbnails_end_is_not_the_pictures():
-    jpeg, thumbnail = encode(picture(40, 60)), encode(picture(4, 6))
+def test_a_thumbnails_end_is_not_the_images():
+    jpeg, thumbnail = encode(make_image(40, 60)), encode(make_image(4, 6))
     header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     whole = jpeg[:2] + header + jpeg[2:]
     np.testing.assert_array_equal(data.decode(whole), data.decode(jpeg))
@@ -109,7 +109,7 @@ def test_a_thumbnails_end_is_not_the_pictures():
 
 def test_trailing_bytes_do_no_harm():
     for extension in (".jpg", ".png"):
-        file = encode(picture(40, 60), extension)
+        file = encode(make_image(40, 60), extension)
         np.testing.assert_array_equal(data.decode(file + b"more"), data.decode(file))
 
 
@@ -117,7 +117,7 @@ def test_trailing_bytes_do_no_harm():
     ("image", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", r"no picture in a format that can be read \(its first bytes: b'<html>no'\)"),
+        (b"<html>not found</html>", r"no image in a format that can be read \(its first bytes: b'<html>no'\)"),
         (np.zeros((3, 4, 2), np.uint8), r"got uint8 \[3, 4, 2\]"),
         (np.zeros((3, 4, 3), np.float32), r"got float32 \[3, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"got uint8 \[0, 4, 3\]"),
@@ -146,7 +146,7 @@ def overlaps(side, n):
 
 
 def test_shrink_leaves_what_fits():
-    image = picture(20, 32)
+    image = make_image(20, 32)
     assert data.shrink(image, 32) is image
 
 
@@ -179,8 +179,8 @@ def test_shrink_moves_nothing(factor):
 
 
 def test_shrink_never_loses_a_side():
-    assert data.shrink(picture(1000, 2), 64).shape == (64, 1, 3)
-    assert data.shrink(picture(2, 1000), 64).shape == (1, 64, 3)
+    assert data.shrink(make_image(1000, 2), 64).shape == (64, 1, 3)
+    assert data.shrink(make_image(2, 1000), 64).shape == (1, 64, 3)
 
 
 def test_warp_is_linear_with_pixel_centres_at_halves():
@@ -213,9 +213,9 @@ def test_example_checks_its_shapes():
 # -- training batches
 
 
-def test_a_training_batch_holds_its_pictures():
-    pictures = source(6)
-    (batch,) = take(data.train_batches(pictures, **OPTIONS), 1)
+def test_a_training_batch_holds_its_images():
+    images = source(6)
+    (batch,) = take(data.train_batches(images, **OPTIONS), 1)
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
         "images": ((4, 32, 32, 3), "uint8"),
@@ -230,9 +230,9 @@ def test_a_training_batch_holds_its_pictures():
     np.testing.assert_array_equal(batch["position"], range(4))
     assert batch["readable"].all()
     for row, index in enumerate(batch["index"]):
-        image = data.shrink(pictures[index].image, 32)
+        image = data.shrink(images[index].image, 32)
         h, w, _ = image.shape
-        boxes, labels = data.pad_boxes(pictures[index].boxes, pictures[index].labels, 3)
+        boxes, labels = data.pad_boxes(images[index].boxes, images[index].labels, 3)
         np.testing.assert_array_equal(batch["images"][row, :h, :w], image)
         assert not batch["images"][row, h:].any() and not batch["images"][row, :, w:].any()
         np.testing.assert_array_equal(batch["sizes"][row], (h, w))
@@ -285,10 +285,10 @@ def test_batches_follow_from_the_seed_and_the_step_alone(start, threads, process
 
 
 class Counted(list):
-    """Counts how often each picture is asked for."""
+    """Counts how often each image is asked for."""
 
-    def __init__(self, pictures):
-        super().__init__(pictures)
+    def __init__(self, images):
+        super().__init__(images)
         self.asked = Counter()
 
     def __getitem__(self, index):
@@ -296,20 +296,20 @@ class Counted(list):
         return super().__getitem__(index)
 
 
-def test_a_cache_decodes_each_picture_once(caplog):
-    pictures = Counted(source(7))
-    take(data.train_batches(pictures, **OPTIONS, cache_gb=1, threads=0), 7)
-    assert pictures.asked == dict.fromkeys(range(7), 1)
+def test_a_cache_decodes_each_image_once(caplog):
+    images = Counted(source(7))
+    take(data.train_batches(images, **OPTIONS, cache_gb=1, threads=0), 7)
+    assert images.asked == dict.fromkeys(range(7), 1)
     assert not caplog.records
 
 
 def test_a_cache_holds_no_more_than_it_says(caplog):
-    row = 20 * 30 * 3 + 2 * 4 + 3 * (4 + 1) * 4 + 4 + 4 + 1  # picture, size, boxes and labels, three numbers
-    pictures = Counted(example(f"p{i}", picture(20, 30)) for i in range(7))
-    take(data.train_batches(pictures, **OPTIONS, cache_gb=3 * row / 1e9, threads=0), 7)  # 4 epochs
-    assert sorted(pictures.asked.values()) == [1, 1, 1, 4, 4, 4, 4]
+    row = 20 * 30 * 3 + 2 * 4 + 3 * (4 + 1) * 4 + 4 + 4 + 1  # image, size, boxes and labels, three numbers
+    images = Counted(example(f"p{i}", make_image(20, 30)) for i in range(7))
+    take(data.train_batches(images, **OPTIONS, cache_gb=3 * row / 1e9, threads=0), 7)  # 4 epochs
+    assert sorted(images.asked.values()) == [1, 1, 1, 4, 4, 4, 4]
     (record,) = caplog.records
-    assert record.getMessage().endswith("is full with 3 of 7 pictures; the others are decoded each time")
+    assert record.getMessage().endswith("is full with 3 of 7 images; the others are decoded each time")
 
 
 def test_a_batch_may_be_larger_than_the_source():
@@ -318,22 +318,22 @@ def test_a_batch_may_be_larger_than_the_source():
 
 
 def test_difficult_objects_are_trained_on_unless_told_otherwise():
-    pictures = [example("a", picture(8, 8), 3, [True, False, True])]
-    (batch,) = take(data.train_batches(pictures, **OPTIONS), 1)
+    images = [example("a", make_image(8, 8), 3, [True, False, True])]
+    (batch,) = take(data.train_batches(images, **OPTIONS), 1)
     np.testing.assert_array_equal(batch["labels"], [[1, 2, 3]] * 4)
-    (batch,) = take(data.train_batches(pictures, **OPTIONS, train_difficult=False), 1)
+    (batch,) = take(data.train_batches(images, **OPTIONS, train_difficult=False), 1)
     np.testing.assert_array_equal(batch["labels"], [[2, 0, 0]] * 4)
-    np.testing.assert_array_equal(batch["boxes"][:, 0], [pictures[0].boxes[1]] * 4)
+    np.testing.assert_array_equal(batch["boxes"][:, 0], [images[0].boxes[1]] * 4)
 
 
 def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
-    pictures = [
-        example("crowd", picture(8, 8), 5),
-        example("pair", picture(8, 8), 2),
-        example("four", picture(8, 8), 4),
+    images = [
+        example("crowd", make_image(8, 8), 5),
+        example("pair", make_image(8, 8), 2),
+        example("four", make_image(8, 8), 4),
     ]
     with caplog.at_level(logging.WARNING, "ssd_jax"):
-        batches = take(data.train_batches(pictures, **OPTIONS), 5)
+        batches = take(data.train_batches(images, **OPTIONS), 5)
     for batch in batches:
         np.testing.assert_array_equal(batch["left_out"], np.array([2, 0, 1])[batch["index"]])
         np.testing.assert_array_equal((batch["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[batch["index"]])
@@ -342,24 +342,24 @@ def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
         "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
         "four: 4 objects, but max_boxes is 3: the 1 smallest are not trained on",
     ]
-    assert total == "max_boxes = 3 leaves out 3 objects of 2 pictures, among the first 3 that this process read"
+    assert total == "max_boxes = 3 leaves out 3 objects of 2 images, among the first 3 that this process read"
 
 
-def test_the_total_comes_after_an_epoch_and_few_pictures_are_named(caplog):
-    pictures = [example(f"p{i}", picture(8, 8), 4 + i % 2) for i in range(30)]
+def test_the_total_comes_after_an_epoch_and_few_images_are_named(caplog):
+    images = [example(f"p{i}", make_image(8, 8), 4 + i % 2) for i in range(30)]
     with caplog.at_level(logging.WARNING, "ssd_jax"):
-        take(data.train_batches(pictures, **OPTIONS), 7)
+        take(data.train_batches(images, **OPTIONS), 7)
         assert len(caplog.records) == 10
-        take(data.train_batches(pictures, **OPTIONS, process_index=1, process_count=2), 16)
+        take(data.train_batches(images, **OPTIONS, process_index=1, process_count=2), 16)
     (total,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes"))
-    assert re.fullmatch(r"max_boxes = 3 leaves out \d+ objects of 1[5-7] pictures, among the first .*", total)
+    assert re.fullmatch(r"max_boxes = 3 leaves out \d+ objects of 1[5-7] images, among the first .*", total)
 
 
 def test_strict_data_leaves_nothing_out():
     with pytest.raises(ValueError, match=r"^strict data leaves no object out; crowd: 4 objects, but max_boxes is 3$"):
-        next(data.train_batches([example("crowd", picture(8, 8), 4)], **OPTIONS, strict=True))
-    unreadable = [example("cut", encode(picture(20, 30))[:-300])]
-    message = "^strict data has no picture that cannot be read; cut: the file is cut short"
+        next(data.train_batches([example("crowd", make_image(8, 8), 4)], **OPTIONS, strict=True))
+    unreadable = [example("cut", encode(make_image(20, 30))[:-300])]
+    message = "^strict data has no image that cannot be read; cut: the file is cut short"
     with pytest.raises(ValueError, match=message):
         next(data.train_batches(unreadable, **OPTIONS, strict=True))
     with pytest.raises(ValueError, match=message):
@@ -367,17 +367,17 @@ def test_strict_data_leaves_nothing_out():
     assert next(data.train_batches(source(3), **OPTIONS, strict=True))["readable"].all()
 
 
-def test_an_unreadable_picture_is_grey_and_reported_once(caplog):
+def test_an_unreadable_image_is_grey_and_reported_once(caplog):
     class Source(list):
         def __getitem__(self, index):
             if index == 2:
                 raise UnreadableImage("gone.jpg: No such file or directory")
             return super().__getitem__(index)
 
-    jpeg = encode(picture(20, 30))
-    pictures = Source([example("fine", jpeg), example("cut", jpeg[:-300], 2), None])
+    jpeg = encode(make_image(20, 30))
+    images = Source([example("fine", jpeg), example("cut", jpeg[:-300], 2), None])
     with caplog.at_level(logging.WARNING, "ssd_jax"):
-        batches = take(data.train_batches(pictures, **OPTIONS), 6)
+        batches = take(data.train_batches(images, **OPTIONS), 6)
     for batch in batches:
         np.testing.assert_array_equal(batch["readable"], batch["index"] == 0)
         bad = ~batch["readable"]
@@ -386,7 +386,7 @@ def test_an_unreadable_picture_is_grey_and_reported_once(caplog):
         assert (batch["labels"][~bad, 0] == 1).all()
     assert sorted(r.getMessage() for r in caplog.records) == [
         f"cut: the file is cut short (no end-of-image marker in its {len(jpeg) - 300} bytes)",
-        "picture 2: gone.jpg: No such file or directory",
+        "image 2: gone.jpg: No such file or directory",
     ]
 
 
@@ -416,7 +416,7 @@ def test_train_batches_checks_its_options(options, message):
 
 
 def test_an_empty_source_is_an_error():
-    with pytest.raises(ValueError, match="a source has at least one picture; this one is empty"):
+    with pytest.raises(ValueError, match="a source has at least one image; this one is empty"):
         data.train_batches([], **OPTIONS)
     with pytest.raises(ValueError, match="this one is empty"):
         data.eval_batches([], batch_size=2, image_size=16)
@@ -427,10 +427,10 @@ def test_an_empty_source_is_an_error():
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 7, 8])
-def test_evaluation_sees_each_picture_once(length, processes):
-    pictures = source(length)
+def test_evaluation_sees_each_image_once(length, processes):
+    images = source(length)
     shares = [
-        list(data.eval_batches(pictures, batch_size=4, image_size=16, process_index=process, process_count=processes))
+        list(data.eval_batches(images, batch_size=4, image_size=16, process_index=process, process_count=processes))
         for process in range(processes)
     ]
     assert {len(share) for share in shares} == {-(-length // 4)}
@@ -441,17 +441,17 @@ def test_evaluation_sees_each_picture_once(length, processes):
     for image, size, index, readable in rows:
         assert image.shape == (16, 16, 3) and readable == (index >= 0)
         if index >= 0:
-            np.testing.assert_array_equal(image, data.warp(pictures[index].image, 16))
-            np.testing.assert_array_equal(size, pictures[index].image.shape[:2])
+            np.testing.assert_array_equal(image, data.warp(images[index].image, 16))
+            np.testing.assert_array_equal(size, images[index].image.shape[:2])
 
 
-def test_evaluation_marks_an_unreadable_picture(caplog):
-    pictures = [example("a", picture(8, 9)), example("b", b"what"), example("c", picture(8, 9))]
+def test_evaluation_marks_an_unreadable_image(caplog):
+    images = [example("a", make_image(8, 9)), example("b", b"what"), example("c", make_image(8, 9))]
     with caplog.at_level(logging.WARNING, "ssd_jax"):
-        (batch,) = data.eval_batches(pictures, batch_size=4, image_size=16)
+        (batch,) = data.eval_batches(images, batch_size=4, image_size=16)
     np.testing.assert_array_equal(batch["index"], [0, 1, 2, -1])
     np.testing.assert_array_equal(batch["readable"], [True, False, True, False])
     np.testing.assert_array_equal(batch["sizes"], [[8, 9], [0, 0], [8, 9], [0, 0]])
     assert [r.getMessage() for r in caplog.records] == [
-        "b: no picture in a format that can be read (its first bytes: b'what')"
+        "b: no image in a format that can be read (its first bytes: b'what')"
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from ssd_jax.data import COCOJson, decode, eval_batches, open_coco
 
-PICTURE = np.full((50, 100, 3), 77, np.uint8)
+IMAGE = np.full((50, 100, 3), 77, np.uint8)
 
 
 def annotation(image_id, category_id, *bbox, **more):
@@ -17,7 +17,7 @@ def annotation(image_id, category_id, *bbox, **more):
 
 
 def data():
-    """Three pictures, ids 7, 3, 5: a dog, a crowd of cats and a cat; nothing; a dog. Category ids have gaps."""
+    """Three images, ids 7, 3, 5: a dog, a crowd of cats and a cat; nothing; a dog. Category ids have gaps."""
     return {
         "images": [{"id": i, "file_name": f"p{i}.jpg", "width": 100, "height": 50} for i in (7, 3, 5)],
         "categories": [{"id": 90, "name": "cat"}, {"id": 18, "name": "dog"}, {"id": 44, "name": "bird"}],
@@ -35,7 +35,7 @@ def root(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train").mkdir()
     for i in (7, 3, 5):
-        cv2.imwrite(str(tmp_path / "train" / f"p{i}.jpg"), PICTURE)
+        cv2.imwrite(str(tmp_path / "train" / f"p{i}.jpg"), IMAGE)
     return write(tmp_path, data())
 
 
@@ -60,7 +60,7 @@ def test_examples(root):
     assert len(source) == 3 and not source.inclusive
     pets, empty, dog = (source[i] for i in range(3))
     assert [e.image_id for e in (pets, empty, dog)] == ["p7.jpg", "p3.jpg", "p5.jpg"]
-    np.testing.assert_array_equal(decode(pets.image), PICTURE)
+    np.testing.assert_array_equal(decode(pets.image), IMAGE)
     # The crowd is not among them; [x, y, x + w, y + h] / (100, 50)
     np.testing.assert_array_equal(pets.boxes, np.float32([[0.1, 0.1, 0.6, 0.5], [0.2, 0.2, 0.3, 0.4]]))
     np.testing.assert_array_equal(pets.labels, [1, 3])
@@ -93,7 +93,7 @@ def test_truth_keeps_crowds_ids_and_areas(root):
     json.dumps(truth)
 
 
-def test_a_missing_size_is_read_from_the_picture(root):
+def test_a_missing_size_is_read_from_the_image(root):
     changed = data()
     del changed["images"][0]["width"]
     np.testing.assert_array_equal(
@@ -101,7 +101,7 @@ def test_a_missing_size_is_read_from_the_picture(root):
     )
 
 
-def test_pictures_may_lie_in_folders(root):
+def test_images_may_lie_in_folders(root):
     changed = data()
     changed["images"][1]["file_name"] = "deep/p3.jpg"
     (root / "train" / "deep").mkdir()
@@ -109,7 +109,7 @@ def test_pictures_may_lie_in_folders(root):
     assert decode(open_coco(write(root, changed), "train")[1].image).shape == (50, 100, 3)
 
 
-DIRT = {"reaching outside their picture": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
+DIRT = {"reaching outside their image": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
 
 
 @pytest.mark.parametrize("what", DIRT)
@@ -148,7 +148,7 @@ def test_what_is_refused(root):
     assert "has image 7 and category 1" in refused(root, lambda d: d["annotations"][1].update(category_id=1))
     assert "every one of images has id, file_name; one lacks id" in refused(root, lambda d: d["images"][0].pop("id"))
     assert "an object with the lists images, annotations, categories" in refused(root, lambda d: d.pop("images"))
-    assert "at least one picture" in refused(root, lambda d: d.update(images=[], annotations=[]))
+    assert "at least one image" in refused(root, lambda d: d.update(images=[], annotations=[]))
     assert "the ids of images are different" in refused(root, lambda d: d["images"][0].update(id=3))
     assert "categories have different names" in refused(root, lambda d: d["categories"][0].update(name="dog"))
 
@@ -166,7 +166,7 @@ def refused_split(root, split):
     return str(raised.value)
 
 
-def test_a_picture_that_went_away_is_an_unreadable_one(root):
+def test_an_image_that_went_away_is_an_unreadable_one(root):
     source = open_coco(root, "train")
     (root / "train" / "p3.jpg").unlink()
     batch = next(iter(eval_batches(source, batch_size=3, image_size=16)))

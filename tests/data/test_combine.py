@@ -59,7 +59,7 @@ def test_subset():
     assert names(Subset(A, slice(1, None))) == ["a1", "a2"]
     assert names(Subset(A, [2, 0, -1])) == ["a2", "a0", "a2"]
     assert names(Subset(Subset(A, slice(None, None, -1)), slice(2))) == ["a2", "a1"]
-    with pytest.raises(ValueError, match="at least one picture; got slice"):
+    with pytest.raises(ValueError, match="at least one image; got slice"):
         Subset(A, slice(3, None))
 
 
@@ -142,7 +142,7 @@ def test_strict_reaches_the_source(coco, voc):
     test_coco.write(coco, changed)
     for kind, root in (("voc_folder", voc), ("coco_json", coco)):
         open_source(kind, "train", root=root)
-        with pytest.raises(ValueError, match="strict data has no boxes reaching outside their picture; got 1, in"):
+        with pytest.raises(ValueError, match="strict data has no boxes reaching outside their image; got 1, in"):
             open_source(kind, "train", root=root, strict=True)
 
 
@@ -165,12 +165,12 @@ def test_a_split_that_is_none(coco, split):
 
 
 @pytest.mark.parametrize("cut", ["[:0%]", "[:99]", "[-99:]", "[2:1]"])
-def test_a_cut_of_no_pictures_or_of_more_than_there_are(voc, cut):
-    message = re.escape(f"'train{cut}'") + r" must be one or more of the \d+ pictures of 'train'"
+def test_a_cut_of_no_images_or_of_more_than_there_are(voc, cut):
+    message = re.escape(f"'train{cut}'") + r" must be one or more of the \d+ images of 'train'"
     with pytest.raises(ValueError, match=message):
         open_source("voc_folder", f"train{cut}", root=voc)
 
 
 def test_a_kind_that_is_none():
-    with pytest.raises(ValueError, match=r"a data set is one of .*; got 'voc'"):
+    with pytest.raises(ValueError, match=r"a dataset is one of .*; got 'voc'"):
         open_source("voc", "train")

@@ -31,7 +31,7 @@ def test_an_example():
         source[10]
 
 
-def test_a_picture_follows_from_seed_and_place_alone():
+def test_an_image_follows_from_seed_and_place_alone():
     source = Shapes(50, seed=3)
     backwards = [source[i] for i in range(49, -1, -1)]
     assert all(same(a, b) for a, b in zip(reversed(backwards), Shapes(1000, seed=3), strict=False))
@@ -60,7 +60,7 @@ def test_a_lone_shapes_box_is_tight_around_its_vivid_pixels():
         np.testing.assert_allclose(e.boxes[0] * 96, extent(vivid), atol=1.01)
 
 
-def test_empty_pictures_have_nothing_vivid():
+def test_empty_images_have_nothing_vivid():
     source = Shapes(100, seed=2, empty=1)
     for e in (source[i] for i in range(len(source))):
         assert len(e.boxes) == 0
@@ -97,7 +97,7 @@ def test_every_drawn_shape_is_in_sight_and_boxed(monkeypatch, min_visible):
     assert covered > 50 if min_visible < 1 else covered == 0
 
 
-def test_shapes_of_one_picture_differ_in_colour():
+def test_shapes_of_one_image_differ_in_colour():
     source = Shapes(50, seed=6, empty=0, sizes=(0.2, 0.3))
     for e in (source[i] for i in range(len(source))):
         centres = ((e.boxes[:, :2] + e.boxes[:, 2:]) * 48).astype(int)
@@ -122,7 +122,7 @@ def test_through_batches():
         (dict(length=0), "length is at least 1 and seed at least 0; got 0, 0"),
         (dict(seed=-1), "got 9, -1"),
         (dict(sizes=(0.05, 0.5)), r"at least 8 pixels and less than 1; got \(0.05, 0.5\) of 96 pixels"),
-        (dict(sizes=(0.5, 0.2)), r"two rising fractions of the picture.*got \(0.5, 0.2\)"),
+        (dict(sizes=(0.5, 0.2)), r"two rising fractions of the image.*got \(0.5, 0.2\)"),
         (dict(sizes=(0.5, 1.0)), r"got \(0.5, 1.0\)"),
         (dict(max_objects=0), "max_objects is from 1 to 100; got 0"),
         (dict(min_visible=0), r"empty is in \[0, 1\] and min_visible in \(0, 1\]; got 0.05, 0"),

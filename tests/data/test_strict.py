@@ -1,4 +1,4 @@
-"""`data.strict` reaches training and evaluation: a picture that cannot be read ends them."""
+"""`data.strict` reaches training and evaluation: an image that cannot be read ends them."""
 
 import pytest
 import tiny
@@ -8,13 +8,13 @@ from ssd_jax.loop.evaluate import Evaluator
 from ssd_jax.loop.train import train
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
-MESSAGE = "^strict data has no picture that cannot be read; picture-1: the file is cut short"
+MESSAGE = "^strict data has no image that cannot be read; image-1: the file is cut short"
 
 
 @pytest.fixture
 def root(tmp_path):
-    root = tiny.write_voc(tmp_path / "voc", tiny.Pictures(4), {"train": range(4), "val": range(4)})
-    path = root / "JPEGImages" / "picture-1.png"
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(4), {"train": range(4), "val": range(4)})
+    path = root / "JPEGImages" / "image-1.png"
     path.write_bytes(path.read_bytes()[:-100])
     return root
 

@@ -107,7 +107,7 @@ def test_splits_are_joined_and_cut(data_dir):
 
 
 def test_errors(data_dir):
-    with pytest.raises(ValueError, match="no split 'val'; the data set has train, test"):
+    with pytest.raises(ValueError, match="no split 'val'; the dataset has train, test"):
         TFDS("pets", "val", data_dir=data_dir)
     with pytest.raises(ValueError, match="no_such_set: TFDS finds no prepared data: Could not find dataset files"):
         TFDS("no_such_set", "train", data_dir=data_dir)

@@ -24,7 +24,7 @@ for library in ("tensorflow", "tensorflow_datasets"):
 pytestmark = pytest.mark.filterwarnings("default")  # TFDS's own
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = tiny.Pictures(14)
+IMAGES = tiny.Images(14)
 VOC_NAMES = {1: "cat", 2: "dog"}
 COCO_LABELS = {1: 17, 2: 80}  # the numbers of our classes among COCO's 80
 
@@ -78,11 +78,11 @@ def run(code, *arguments):
 
 def write_jpeg(path, index):
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), PICTURES[index].image[:, :, ::-1])
+    cv2.imwrite(str(path), IMAGES[index].image[:, :, ::-1])
 
 
 def pixels(index):
-    return (PICTURES[index].boxes * PICTURES.size).astype(int).tolist()
+    return (IMAGES[index].boxes * IMAGES.size).astype(int).tolist()
 
 
 def write_voc(folder, splits):
@@ -98,24 +98,23 @@ def write_voc(folder, splits):
                 f"<object><name>{VOC_NAMES[int(label)]}</name><pose>Left</pose><truncated>0</truncated>"
                 f"<difficult>{int(label == 2)}</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
                 f"<ymax>{y1}</ymax></bndbox></object>"
-                for (x0, y0, x1, y1), label in zip(pixels(index), PICTURES[index].labels, strict=True)
+                for (x0, y0, x1, y1), label in zip(pixels(index), IMAGES[index].labels, strict=True)
             )
-            side = PICTURES.size
+            side = IMAGES.size
             size = f"<size><width>{side}</width><height>{side}</height><depth>3</depth></size>"
             (root / "Annotations" / f"{index:06}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
     return folder
 
 
 def instances(indices):
-    """COCO's JSON; a dark object (label 2) of an odd picture is a crowd."""
+    """COCO's JSON; a dark object (label 2) of an odd image is a crowd."""
     categories = [{"id": number, "name": f"class {number}"} for number in COCO_IDS]
     images = [
-        {"id": 1000 + i, "file_name": f"{i:012}.jpg", "width": PICTURES.size, "height": PICTURES.size}
-        for i in indices
+        {"id": 1000 + i, "file_name": f"{i:012}.jpg", "width": IMAGES.size, "height": IMAGES.size} for i in indices
     ]
     annotations = []
     for i in indices:
-        for (x0, y0, x1, y1), label in zip(pixels(i), PICTURES[i].labels, strict=True):
+        for (x0, y0, x1, y1), label in zip(pixels(i), IMAGES[i].labels, strict=True):
             annotations.append(
                 {
                     "id": 1 + len(annotations),
@@ -170,12 +169,12 @@ def test_voc(data_dir):
     assert len(source) == 14 and source.inclusive and source.class_names[7] == "cat" and len(source.class_names) == 20
     for name, example in by_id(source).items():
         index = int(name.removesuffix(".jpg"))
-        np.testing.assert_allclose(example.boxes * PICTURES.size, np.reshape(pixels(index), (-1, 4)), atol=1e-4)
+        np.testing.assert_allclose(example.boxes * IMAGES.size, np.reshape(pixels(index), (-1, 4)), atol=1e-4)
         assert [source.class_names[label - 1] for label in example.labels] == [
-            VOC_NAMES[int(label)] for label in PICTURES[index].labels
+            VOC_NAMES[int(label)] for label in IMAGES[index].labels
         ]
-        np.testing.assert_array_equal(example.difficult, PICTURES[index].labels == 2)
-        error = data.decode(example.image).astype(int) - PICTURES[index].image
+        np.testing.assert_array_equal(example.difficult, IMAGES[index].labels == 2)
+        error = data.decode(example.image).astype(int) - IMAGES[index].image
         assert np.abs(error).mean() < 20
     assert coco_truth(open_source("tfds", "voc/2007:test", root=data_dir)) is None
 

@@ -9,7 +9,7 @@ import pytest
 from ssd_jax import data
 from ssd_jax.data import VOCFolder
 
-PICTURE = np.full((50, 100, 3), 77, np.uint8)
+IMAGE = np.full((50, 100, 3), 77, np.uint8)
 
 
 def xml(*objects, size=(100, 50)):
@@ -26,11 +26,11 @@ def xml_object(o):
     return f"<object><name>{o[0]}</name>{difficult}<bndbox>{corners}</bndbox></object>"
 
 
-def add(root, name, annotation, picture=PICTURE, extension=".jpg"):
+def add(root, name, annotation, image=IMAGE, extension=".jpg"):
     if annotation is not None:
         (root / "Annotations" / f"{name}.xml").write_text(annotation)
-    if picture is not None:
-        (root / "JPEGImages" / f"{name}{extension}").write_bytes(cv2.imencode(extension, picture)[1].tobytes())
+    if image is not None:
+        (root / "JPEGImages" / f"{name}{extension}").write_bytes(cv2.imencode(extension, image)[1].tobytes())
 
 
 def split(root, name, *ids):
@@ -39,7 +39,7 @@ def split(root, name, *ids):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three pictures: a dog and a difficult cat; nothing; a bird."""
+    """Three images: a dog and a difficult cat; nothing; a bird."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     add(tmp_path, "a", xml(("dog", 10, 5, 60, 25, 0), ("cat", 1, 1, 100, 50, 1)))
@@ -64,7 +64,7 @@ def test_examples(root):
     empty, pets = source[0], source[1]
     assert (empty.image_id, pets.image_id) == ("b", "a")
     assert pets.image == (root / "JPEGImages" / "a.jpg").read_bytes()
-    np.testing.assert_array_equal(data.decode(empty.image), PICTURE)
+    np.testing.assert_array_equal(data.decode(empty.image), IMAGE)
 
     assert pets.boxes.dtype == np.float32 and pets.labels.dtype == np.int32 and pets.difficult.dtype == bool
     # xml / side, and nothing subtracted: (10/100, 5/50, 60/100, 25/50) and (1/100, 1/50, 1, 1)
@@ -90,13 +90,13 @@ def test_all_splits_number_the_classes_alike(root):
     np.testing.assert_array_equal(given[0].labels, [2])
 
 
-def test_a_picture_listed_twice_is_taken_once(root, caplog):
+def test_an_image_listed_twice_is_taken_once(root, caplog):
     split(root, "trainval", "a", "b", "c")
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         source = VOCFolder(root, "train+trainval")
     assert source.image_ids == ["b", "a", "c"]
     assert [r.getMessage() for r in caplog.records] == [
-        f"{root}, split train+trainval: pictures listed more than once are taken once: b, a"
+        f"{root}, split train+trainval: images listed more than once are taken once: b, a"
     ]
 
 
@@ -107,7 +107,7 @@ def test_a_split_file_may_have_blank_lines_windows_line_ends_and_names_with_spac
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), (100, 0)])
-def test_a_missing_size_is_read_from_the_picture(root, size):
+def test_a_missing_size_is_read_from_the_image(root, size):
     add(root, "a", xml(("dog", 10, 5, 60, 25), size=size))
     np.testing.assert_array_equal(VOCFolder(root, "train")[1].boxes, np.float32([[0.1, 0.1, 0.6, 0.5]]))
 
@@ -146,7 +146,7 @@ def test_boxes_reaching_outside_are_clipped_with_one_warning(root, caplog):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         source = VOCFolder(root, "train")
     assert [r.getMessage() for r in caplog.records] == [
-        f"{root}, split train: boxes reaching outside their picture, clipped: 2, in a"
+        f"{root}, split train: boxes reaching outside their image, clipped: 2, in a"
     ]
     np.testing.assert_array_equal(source[1].boxes, np.float32([[0, 0.1, 0.6, 0.5], [0.5, 0.1, 1, 1]]))
 
@@ -189,28 +189,28 @@ def test_an_empty_split(root):
     split(root, "test")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "test")
-    one_line(error, f"{root / 'ImageSets/Main/test.txt'}: a split lists at least one picture; this file is empty")
+    one_line(error, f"{root / 'ImageSets/Main/test.txt'}: a split lists at least one image; this file is empty")
 
 
-def test_an_annotation_without_its_picture(root):
+def test_an_annotation_without_its_image(root):
     (root / "JPEGImages" / "a.jpg").unlink()
     with pytest.raises(FileNotFoundError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'Annotations/a.xml'}: an annotation has a picture; there is no a.jpg/.jpeg/.png in")
+    one_line(error, f"{root / 'Annotations/a.xml'}: an annotation has an image; there is no a.jpg/.jpeg/.png in")
 
 
-def test_a_picture_without_its_annotation(root):
+def test_an_image_without_its_annotation(root):
     (root / "Annotations" / "a.xml").unlink()
     with pytest.raises(FileNotFoundError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'JPEGImages/a.jpg'}: a picture has an annotation; there is no", "Annotations/a.xml")
+    one_line(error, f"{root / 'JPEGImages/a.jpg'}: an image has an annotation; there is no", "Annotations/a.xml")
 
 
 def test_a_name_that_is_neither(root):
     split(root, "typo", "a", "z")
     with pytest.raises(FileNotFoundError) as error:
         VOCFolder(root, "typo")
-    one_line(error, f"{root}: split typo lists 'z', which has neither annotation nor picture")
+    one_line(error, f"{root}: split typo lists 'z', which has neither annotation nor image")
 
 
 def annotation_error(root, text, **kwargs):
@@ -273,10 +273,10 @@ def test_a_size_that_can_be_read_nowhere(root):
     (root / "JPEGImages" / "a.jpg").write_bytes(b"what")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'JPEGImages/a.jpg'}: its XML lacks the picture's size, and no picture in a format")
+    one_line(error, f"{root / 'JPEGImages/a.jpg'}: its XML lacks the image's size, and no image in a format")
 
 
-def test_a_picture_that_vanishes_is_unreadable(root, caplog):
+def test_an_image_that_vanishes_is_unreadable(root, caplog):
     source = VOCFolder(root, "train")
     (root / "JPEGImages" / "a.jpg").unlink()
     with caplog.at_level(logging.WARNING, "ssd_jax"):

@@ -52,7 +52,7 @@ def detector():
     return Detector(tiny.MODEL, variables, ("bright", "dark"), batch_size=4)
 
 
-def test_pictures_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_path):
+def test_images_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_path):
     random = np.random.default_rng(0)
     images = [
         random.integers(0, 256, (h, w, 3), dtype=np.uint8)
@@ -76,13 +76,13 @@ def test_pictures_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_pat
             np.testing.assert_array_equal(a, b)
 
 
-def test_no_pictures_no_detections(detector):
+def test_no_images_no_detections(detector):
     assert detector([]) == []
 
 
-@pytest.mark.parametrize("single", [np.zeros((8, 8, 3), np.uint8), "picture.jpg"])
-def test_a_single_picture_is_refused(detector, single):
-    with pytest.raises(TypeError, match=r"must be a list of pictures, got a single one: write detector\(\[image\]\)"):
+@pytest.mark.parametrize("single", [np.zeros((8, 8, 3), np.uint8), "image.jpg"])
+def test_a_single_image_is_refused(detector, single):
+    with pytest.raises(TypeError, match=r"must be a list of images, got a single one: write detector\(\[image\]\)"):
         detector(single)
 
 
@@ -90,27 +90,27 @@ def test_a_single_picture_is_refused(detector, single):
     "image",
     [np.zeros((8, 8, 3), np.float32), *(np.zeros(shape, np.uint8) for shape in ((8, 8), (8, 8, 4), (0, 5, 3)))],
 )
-def test_what_is_no_rgb_picture_is_refused(detector, image):
+def test_what_is_no_rgb_image_is_refused(detector, image):
     with pytest.raises(ValueError, match=r"must be uint8 RGB \[h, w, 3\], got"):
         detector([image])
 
 
-def test_what_is_no_picture_at_all_is_named(detector, tmp_path):
+def test_what_is_no_image_at_all_is_named(detector, tmp_path):
     with pytest.raises(TypeError, match=r"must be a NumPy array, uint8 RGB \[h, w, 3\], or a path; got NoneType"):
         detector([None])
-    (tmp_path / "note.txt").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"note\.txt: no picture in a format that can be read"):
+    (tmp_path / "note.txt").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"note\.txt: no image in a format that can be read"):
         detector([tmp_path / "note.txt"])
 
 
-def test_pictures_may_come_from_a_generator_or_in_one_array(detector):
+def test_images_may_come_from_a_generator_or_in_one_array(detector):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
     for given in (images, (image for image in images)):
         for found, wanted in zip(detector(given), detector(list(images)), strict=True):
             np.testing.assert_array_equal(found.boxes, wanted.boxes)
 
 
-def test_drawing_leaves_the_picture_alone_and_marks_the_box():
+def test_drawing_leaves_the_image_alone_and_marks_the_box():
     image = np.full((500, 600, 3), 90, np.uint8)
     found = Detections(np.array([[100.0, 200, 300, 400]]), np.array([0.75]), np.array([2]))
     drawing = draw(image, found, ("cat", "dog"))
@@ -122,12 +122,12 @@ def test_drawing_leaves_the_picture_alone_and_marks_the_box():
     assert top < 200  # the label stands above the box
 
 
-def test_a_small_picture_is_enlarged_for_its_labels():
+def test_a_small_image_is_enlarged_for_its_labels():
     found = Detections(np.array([[1.0, 1, 9, 9]]), np.array([0.5]), np.array([1]))
     assert draw(np.zeros((10, 20, 3), np.uint8), found, ("cat",), smallest_side=400).shape == (400, 800, 3)
 
 
-def test_a_very_wide_picture_is_not_enlarged_beyond_measure():
+def test_a_very_wide_image_is_not_enlarged_beyond_measure():
     found = Detections(np.array([[1.0, 0, 9, 2]]), np.array([0.5]), np.array([1]))
     assert draw(np.zeros((2, 6000, 3), np.uint8), found, ("cat",)).shape == (2, 6000, 3)
     assert draw(np.zeros((10, 400, 3), np.uint8), found, ("cat",)).shape == (40, 1600, 3)

@@ -17,7 +17,7 @@ CATEGORIES = [{"id": 31, "name": "dark"}, {"id": 9, "name": "bright"}]  # labels
 
 
 def write_coco(root, source, splits):
-    """Write pictures of `source` in COCO's layout; a dark box of each is a crowd."""
+    """Write images of `source` in COCO's layout; a dark box of each is a crowd."""
     (root / "annotations").mkdir(parents=True)
     for split, indices in splits.items():
         data = {"images": [], "categories": CATEGORIES, "annotations": []}
@@ -39,7 +39,7 @@ def write_coco(root, source, splits):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_coco(tmp_path_factory.mktemp("coco") / "c", tiny.Pictures(14), {"t": range(8), "v": range(8, 14)})
+    return write_coco(tmp_path_factory.mktemp("coco") / "c", tiny.Images(14), {"t": range(8), "v": range(8, 14)})
 
 
 def test_a_run(root, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A run from start to end on a few small pictures: train, resume, evaluate, detect; and what users get wrong."""
+"""A run from start to end on a few small images: train, resume, evaluate, detect; and what users get wrong."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import VOCFolder
 from ssd_jax.inference import load_detector, to_pixels
 from ssd_jax.loop.build import build
-from ssd_jax.loop.detect import detect_pictures
+from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.evaluate import Evaluator, evaluate, table
 from ssd_jax.loop.log import Log
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "voc"
-    return tiny.write_voc(root, tiny.Pictures(13), {"train": range(8), "val": range(8, 13)})
+    return tiny.write_voc(root, tiny.Images(13), {"train": range(8), "val": range(8, 13)})
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_rehearsal_sees_that_reading_is_slow(data, monkeypatch):
         return read(self, index)
 
     monkeypatch.setattr(VOCFolder, "__getitem__", slow)
-    text = dry_run(tiny.config(data, **{"data.threads": 1}), steps=2)  # 4 pictures a batch
+    text = dry_run(tiny.config(data, **{"data.threads": 1}), steps=2)  # 4 images a batch
     assert float(re.search(r"^a batch takes ([\d.]+) s to read", text, re.MULTILINE)[1]) > 0.6
 
 
@@ -189,11 +189,11 @@ def test_evaluation_compiles_once(workdir, data, caplog):
             compiled.append(sum(message.startswith("Finished XLA compilation") for message in messages))
     assert compiled == [1, 0]
     drawings = evaluator.drawings(score=0.0)
-    assert list(drawings) == ["picture-8", "picture-9", "picture-10"]
+    assert list(drawings) == ["image-8", "image-9", "image-10"]
     assert all(drawing.dtype == np.uint8 for drawing in drawings.values())
 
 
-def test_evaluation_counts_every_picture_once_and_writes_what_it_says(workdir):
+def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
     results = evaluate(workdir)
     assert (results["images"], results["step"], results["split"]) == (5, 6, "val")
     assert set(results["AP"]) == {"bright", "dark"}
@@ -205,14 +205,14 @@ def test_evaluation_counts_every_picture_once_and_writes_what_it_says(workdir):
     assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
 
 
-def test_detection_draws_files_folders_and_held_out_pictures(workdir, data, tmp_path):
+def test_detection_draws_files_folders_and_held_out_images(workdir, data, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.png", "b.jpg"):
-        cv2.imwrite(str(folder / name), tiny.Pictures(size=100)[3].image)
-    (folder / "broken.jpg").write_bytes(b"no picture")
+        cv2.imwrite(str(folder / name), tiny.Images(size=100)[3].image)
+    (folder / "broken.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
-    assert detect_pictures(workdir, [folder, folder / "a.png"], out, score=0.01) == 3
+    assert detect_images(workdir, [folder, folder / "a.png"], out, score=0.01) == 3
     records = json.loads((out / "detections.json").read_text())
     assert [record["drawing"] for record in records] == ["a.png", "b.png", "a_2.png"]
     assert (records[0]["width"], records[0]["height"]) == (100, 100)
@@ -221,8 +221,8 @@ def test_detection_draws_files_folders_and_held_out_pictures(workdir, data, tmp_
         assert found["class"] in ("bright", "dark") and found["score"] >= 0.01
         assert 0 <= found["box"][0] <= found["box"][2] <= 100
     assert all(cv2.imread(str(out / record["drawing"])) is not None for record in records)
-    assert detect_pictures(workdir, [], tmp_path / "held", samples=2) == 2
-    assert detect_pictures(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
+    assert detect_images(workdir, [], tmp_path / "held", samples=2) == 2
+    assert detect_images(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
     assert not (tmp_path / "none").exists()
 
 
@@ -231,7 +231,7 @@ def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
         detector = load_detector(place)
         assert detector.class_names == ("bright", "dark")
         assert detector.model == tiny.SHORT.clone(l2_scale=10.0)
-        assert len(detector([tiny.Pictures()[1].image])) == 1
+        assert len(detector([tiny.Images()[1].image])) == 1
 
 
 # ------------------------------------------------------------------------------------------ what goes wrong
@@ -258,34 +258,34 @@ def test_evaluating_other_classes_is_refused(workdir, data, tmp_path):
         evaluate(tmp_path)
 
 
-def test_a_few_unreadable_pictures_are_skipped_and_too_many_end_the_run(data, tmp_path, caplog):
-    source = tiny.Pictures(13)
+def test_a_few_unreadable_images_are_skipped_and_too_many_end_the_run(data, tmp_path, caplog):
+    source = tiny.Images(13)
     root = tiny.write_voc(tmp_path / "voc", source, {"train": range(8), "val": range(8, 13)})
-    (root / "JPEGImages" / "picture-1.png").write_bytes(b"")
+    (root / "JPEGImages" / "image-1.png").write_bytes(b"")
     train(tiny.config(root, steps=4), tmp_path / "run")
-    assert sum("picture-1" in record.getMessage() for record in caplog.records) == 1
-    (root / "JPEGImages" / "picture-2.png").write_bytes(b"\x89PNG cut short")
-    with pytest.raises(ValueError, match=r"max_unreadable allows 1 unreadable pictures, met picture-1, picture-2"):
+    assert sum("image-1" in record.getMessage() for record in caplog.records) == 1
+    (root / "JPEGImages" / "image-2.png").write_bytes(b"\x89PNG cut short")
+    with pytest.raises(ValueError, match=r"max_unreadable allows 1 unreadable images, met image-1, image-2"):
         train(tiny.config(root, steps=4), tmp_path / "again")
-    (root / "JPEGImages" / "picture-9.png").write_bytes(b"")
+    (root / "JPEGImages" / "image-9.png").write_bytes(b"")
     results = evaluate(tmp_path / "run")
-    assert (results["images"], results["unreadable"]) == (4, ["picture-9"])
-    (root / "JPEGImages" / "picture-10.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="max_unreadable allows 1 unreadable pictures, met picture-9, picture-10"):
+    assert (results["images"], results["unreadable"]) == (4, ["image-9"])
+    (root / "JPEGImages" / "image-10.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="max_unreadable allows 1 unreadable images, met image-9, image-10"):
         evaluate(tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_pictures():
-    meter = Meter(tiny.Pictures(), batch_size=2)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_images():
+    meter = Meter(tiny.Images(), batch_size=2)
     for step, loss in ((7, 1.0), (8, np.inf)):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0}
         meter.add(step, metrics, {"index": np.array([step - 4, step - 3]), "left_out": np.zeros(2, int)})
-    with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on picture-4, picture-5; lower"):
+    with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on image-4, image-5; lower"):
         meter.close()
 
 
 def test_a_few_steps_that_are_not_finite_may_be_left_out():
-    meter = Meter(tiny.Pictures(), batch_size=2, max_skipped=2)
+    meter = Meter(tiny.Images(), batch_size=2, max_skipped=2)
 
     def add(step, loss, skipped):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0, "positives": 6}
@@ -300,9 +300,7 @@ def test_a_few_steps_that_are_not_finite_may_be_left_out():
     means = meter.close()
     assert (means["skipped_steps"], means["objects_left_out"]) == (2, 3)
     add(5, np.inf, 3)
-    with pytest.raises(
-        FloatingPointError, match=r"at step 5, on picture-1, picture-2; max_skipped allows 2 such steps"
-    ):
+    with pytest.raises(FloatingPointError, match=r"at step 5, on image-1, image-2; max_skipped allows 2 such steps"):
         meter.close()
 
 
@@ -338,7 +336,7 @@ def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
     ("changes", "message"),
     [
         ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
-        ({"data.source": "folder"}, r"a data set is one of .*, or module:function; got 'folder'"),
+        ({"data.source": "folder"}, r"a dataset is one of .*, or module:function; got 'folder'"),
         ({"batch_size": 6}, "batch_size must be a positive multiple of the 4 devices, got 6"),
         ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
     ],
@@ -356,11 +354,11 @@ def test_a_wrong_split_of_shapes_is_refused(tmp_path, split):
         train(config, tmp_path)
 
 
-def test_pictures_that_are_not_there_are_refused(workdir, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such picture or folder: .*gone.jpg"):
-        detect_pictures(workdir, [tmp_path / "gone.jpg"], tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"no pictures .* in the folder"):
-        detect_pictures(workdir, [tmp_path], tmp_path / "out")
+def test_images_that_are_not_there_are_refused(workdir, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such image or folder: .*gone.jpg"):
+        detect_images(workdir, [tmp_path / "gone.jpg"], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"no images .* in the folder"):
+        detect_images(workdir, [tmp_path], tmp_path / "out")
 
 
 def test_the_log_of_an_interrupted_run_is_cut_where_it_resumes(tmp_path):

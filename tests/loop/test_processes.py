@@ -80,15 +80,15 @@ def test_two_processes_stop_together_at_a_signal_to_one_and_go_on_as_one_process
 
 
 def test_an_error_of_one_ends_both_soon(tmp_path):
-    root = tiny.write_voc(tmp_path / "voc", tiny.Pictures(16), {"train": range(16), "val": range(2)})
-    (root / "JPEGImages" / "picture-3.png").write_bytes(b"")
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(16), {"train": range(16), "val": range(2)})
+    (root / "JPEGImages" / "image-3.png").write_bytes(b"")
     data = {"source": "voc_folder", "root": root, "train": "train", "eval": "val"}
     data["class_names"] = "('bright','dark','a','b','c')"  # as many as the shapes have, for the same program
     settings = [f"--config.data.{name}={value}" for name, value in data.items()]
     codes, _, errors = finish(start(tmp_path / "run", *settings, "--config.data.max_unreadable=0"))
     assert codes == [1, 1]
     for error in errors:
-        assert "error: data.max_unreadable allows 0 unreadable pictures, met picture-3" in error
+        assert "error: data.max_unreadable allows 0 unreadable images, met image-3" in error
 
 
 def test_one_of_them_tells_of_a_rehearsal(tmp_path):

@@ -20,7 +20,7 @@ def trained():
     optimizer = tiny.adamw(5e-3)
     state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
     step = jax.jit(tiny.train_step(optimizer), donate_argnums=0)
-    batch = tiny.first_batch(tiny.Pictures(16), 16)
+    batch = tiny.first_batch(tiny.Images(16), 16)
     for _ in range(40):
         state, _ = step(state, batch, jax.random.key(1))
     return {"params": state.params, "batch_stats": state.batch_stats}
@@ -44,8 +44,8 @@ def test_trunk_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(ba
 
 
 def test_a_trained_model_predicts_the_same(trained):
-    pictures = tiny.Pictures(32)  # half of them it has seen
-    images = preprocess(np.stack([pictures[i].image for i in range(32)]))
+    source = tiny.Images(32)  # half of them it has seen
+    images = preprocess(np.stack([source[i].image for i in range(32)]))
 
     def predictions(dtype):
         offsets, logits = jax.jit(tiny.MODEL.clone(dtype=dtype).apply)(trained, images)

@@ -76,7 +76,7 @@ def test_a_step_of_training_moves_the_whole_trunk_and_the_extra_layers():
     optimizer = tiny.sgd(1e-3, weight_decay=0.0)
     state = create_state(jax.random.key(0), model, optimizer)
     step = jax.jit(make_train_step(model, optimizer, tiny.PRIORS, NO_AUGMENTATION))
-    after, metrics = step(state, tiny.first_batch(tiny.Pictures(), 4), jax.random.key(1))
+    after, metrics = step(state, tiny.first_batch(tiny.Images(), 4), jax.random.key(1))
     assert np.isfinite(metrics["loss"])
     assert metrics["positives"] > 0
     for before, moved in ((state.params, after.params), (state.batch_stats, after.batch_stats)):

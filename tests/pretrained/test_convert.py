@@ -34,7 +34,7 @@ FED = {
 }
 
 
-def picture(size, seed=0):
+def make_image(size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
@@ -47,19 +47,19 @@ def test_the_mean_colour_is_caffes():
 
 
 @pytest.mark.parametrize("pixels", FED)
-def test_a_first_layer_sees_the_same_picture(pixels):
+def test_a_first_layer_sees_the_same_image(pixels):
     random = np.random.default_rng(0)
     weight, bias = random.normal(size=(5, 3, 3, 3)).astype(np.float32), random.normal(size=5).astype(np.float32)
     if pixels != "imagenet":
         weight /= 50
-    image = picture(9)
+    image = make_image(9)
     expected = np.maximum(reference.convolve(FED[pixels](channels_first(image)), weight, bias, padding=1), 0)
     kernel, bias = fed_our_pixels(kernel_from(weight), bias, pixels)
     params = {"conv": {"kernel": kernel, "bias": bias}}
     got = ConvBlock(5).apply({"params": params}, preprocess(image[None]), train=False)[0].transpose(2, 0, 1)
     inner = (slice(None), slice(1, -1), slice(1, -1)) if pixels == "imagenet" else ...
     np.testing.assert_allclose(got[inner], expected[inner], atol=2e-5)
-    # torchvision's zeros around the picture are its own mean colour: beyond the edge, half a grey level from ours.
+    # torchvision's zeros around the image are its own mean colour: beyond the edge, half a grey level from ours.
     np.testing.assert_allclose(got, expected, atol=0.2)
 
 
@@ -141,14 +141,14 @@ def test_a_network_computes_what_the_original_does(tmp_path, name, naming, sizes
     weights = load(path, width=reference.WIDTH, every_label=True)
     assert (weights.model.num_classes, weights.dataset, weights.notes) == (classes, dataset, ())
 
-    image = picture({6: 300, 7: 512}[maps])
+    image = make_image({6: 300, 7: 512}[maps])
     expected, expected_logits = reference.forward(tensors, names, FED[pixels](channels_first(image)), classes)
     params = unflatten_dict(weights.params, sep="/")
     offsets, logits = jax.jit(weights.model.apply)({"params": params}, preprocess(image[None]))
     assert 0.5 < np.std(expected_logits) < 50
     np.testing.assert_allclose(logits[0], expected_logits, atol=1e-4 * np.std(expected_logits))
 
-    # Only priors with a side longer than the picture's have other offsets than theirs; all boxes are the same.
+    # Only priors with a side longer than the image's have other offsets than theirs; all boxes are the same.
     sides = reference.SIZES[sizes]
     if pixels == "bgr":
         sides = tuple(map(int, sides))

@@ -157,7 +157,7 @@ def test_any_changed_byte_of_a_legacy_file_is_read_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\xff\xd8\xff\xe0 a picture, not weights", "not a file of weights"),
+        (b"\xff\xd8\xff\xe0 an image, not weights", "not a file of weights"),
         (b"layer { name: 'conv1_1' }", "not a file of weights"),
         (b"\x89HDF\r\n", "HDF5"),
         (pickle.dumps([1, 2]), "not one of torch.save"),

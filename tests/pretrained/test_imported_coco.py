@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write_coco(root):
-    """Two pictures of noise, with a dog in one and a toothbrush in the other."""
+    """Two images of noise, with a dog in one and a toothbrush in the other."""
     categories = [{"id": i, "name": name} for i, name in zip(COCO_IDS, COCO, strict=True)]
     data = {"images": [], "categories": categories, "annotations": []}
     (root / "annotations").mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_eval_of_an_imported_workdir(tmp_path, monkeypatch):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, optimised
     result = subprocess.run(evaluation, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert "on 2 pictures of val2017, step 0" in result.stdout
+    assert "on 2 images of val2017, step 0" in result.stdout
     scores = json.loads((tmp_path / "run" / "eval_val2017.json").read_text())
     assert scores["coco"].keys() == {*NUMBERS, "AP_by_class"}
     assert tuple(scores["coco"]["AP_by_class"]) == COCO

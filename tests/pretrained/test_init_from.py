@@ -13,7 +13,7 @@ from writers import pth
 
 from ssd_jax.box import SSD300_VOC
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.loop.detect import detect_pictures
+from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.evaluate import evaluate
 from ssd_jax.loop.train import train
@@ -25,8 +25,8 @@ CLASSES = ("bright", "dark")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    pictures = tiny.Pictures(8)
-    return tiny.write_voc(tmp_path_factory.mktemp("data") / "voc", pictures, {"train": range(4), "test": range(4, 8)})
+    images = tiny.Images(8)
+    return tiny.write_voc(tmp_path_factory.mktemp("data") / "voc", images, {"train": range(4), "test": range(4, 8)})
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,6 @@ def test_an_imported_workdir_is_evaluated_and_draws(data, tmp_path):
     write_workdir(weights, tmp_path / "run", CLASSES, root=str(data))
     results = evaluate(tmp_path / "run")
     assert (results["split"], results["step"], results["images"]) == ("test", 0, 4)
-    assert detect_pictures(tmp_path / "run", [], tmp_path / "out", samples=2) == 2
+    assert detect_images(tmp_path / "run", [], tmp_path / "out", samples=2) == 2
     with pytest.raises(ValueError, match=r"holds imported weights: to train from them, pass --config\.init_from="):
         train(config_of(data), tmp_path / "run")

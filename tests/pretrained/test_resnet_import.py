@@ -1,4 +1,4 @@
-"""torchvision's ResNet-50 becomes a backbone that computes the same, at the picture's edge too."""
+"""torchvision's ResNet-50 becomes a backbone that computes the same, at the image's edge too."""
 
 import functools
 

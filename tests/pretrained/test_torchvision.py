@@ -84,7 +84,7 @@ def run_ours(params, images):
 def assert_parity(theirs, ours):
     (offsets, logits, boxes), (our_offsets, our_logits, our_boxes) = theirs, ours
     np.testing.assert_allclose(our_logits, logits, atol=1e-4, rtol=0)
-    # The tall and wide priors of the last map are larger than the picture: torchvision cuts them, and the offsets
+    # The tall and wide priors of the last map are larger than the image: torchvision cuts them, and the offsets
     # of those two differ, for the same boxes.
     whole = np.all(make_priors(SSD300_COCO)[:, 2:] <= 1, axis=1)
     assert np.sum(~whole) == 2

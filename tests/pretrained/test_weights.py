@@ -107,7 +107,7 @@ def test_torchvisions_vgg16_has_its_deviation_folded_and_its_classifier_subsampl
     first, bias = (weights.params[f"trunk/conv1_1/conv/{leaf}"] for leaf in ("kernel", "bias"))
     theirs = tensors["features.0.weight"]
     np.testing.assert_allclose(first[0, 1, 2], theirs[:, 2, 0, 1] / IMAGENET_DEVIATION[2], rtol=1e-6)
-    # A picture of the mean colour everywhere, (123, 117, 104), is zero for us.
+    # An image of the mean colour everywhere, (123, 117, 104), is zero for us.
     black = np.subtract((123, 117, 104), IMAGENET_MEAN) / IMAGENET_DEVIATION
     expected = tensors["features.0.bias"] + np.einsum("oihw,i->o", theirs, black)
     np.testing.assert_allclose(bias, expected, rtol=1e-5, atol=1e-6)

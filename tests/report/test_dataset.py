@@ -1,4 +1,4 @@
-"""The checker on data sets with every kind of dirt, and priors fitted to boxes."""
+"""The checker on datasets with every kind of dirt, and priors fitted to boxes."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet
 
 voc = pytest.fixture(name="voc")(test_voc.root.__wrapped__)
-PICTURE = test_voc.PICTURE
+IMAGE = test_voc.IMAGE
 COLOURS = np.random.default_rng(0).integers(0, 256, (50, 100, 3), np.uint8)
 
 
@@ -56,7 +56,7 @@ def test_headers():
 
 def test_every_kind_of_dirt(voc):
     def add(name, *objects, file=None, extension=".png", **options):
-        test_voc.add(voc, name, test_voc.xml(*objects, **options), picture=None)
+        test_voc.add(voc, name, test_voc.xml(*objects, **options), image=None)
         data = encoded(".png", np.roll(COLOURS, len(names), axis=0)) if file is None else file
         (voc / "JPEGImages" / f"{name}{extension}").write_bytes(data)
         names.append(name)
@@ -79,7 +79,7 @@ def test_every_kind_of_dirt(voc):
     (cut,) = report.dirt.pop("unreadable")
     assert cut.startswith("cut.jpg (the file is cut short")
     assert report.dirt == {
-        "box outside its picture": ["outside.png"],
+        "box outside its image": ["outside.png"],
         "inverted box": ["inverted.png"],
         "box of no size": ["flat.png", "flat.png"],
         "EXIF-turned": ["turned.jpg"],
@@ -118,7 +118,7 @@ def test_a_clean_set_has_no_dirt(voc):
 
 
 def boxes(n, low, high, aspect=1.0, seed=0):
-    """Corners [n, 4] of boxes with sides around `low` to `high` of the picture's, inside it."""
+    """Corners [n, 4] of boxes with sides around `low` to `high` of the image's, inside it."""
     random = np.random.default_rng(seed)
     side = random.uniform(low, high, n)
     wh = np.stack([side * aspect**0.5, side / aspect**0.5], axis=1)
@@ -248,7 +248,7 @@ def test_the_sheet():
     assert drawn.shape == (2 * 68, 3 * 68, 3) and drawn.dtype == np.uint8
     first = drawn[2:66, 2:66]
     assert (first[16, 16:48] == first[16, 16]).all() and (first[16, 16] != ramp[16, 16]).any()  # the box's upper side
-    np.testing.assert_array_equal(first[:16], ramp[:16])  # the picture elsewhere
+    np.testing.assert_array_equal(first[:16], ramp[:16])  # the image elsewhere
 
 
 def test_errors_are_one_line(tmp_path):

@@ -12,7 +12,7 @@ from ssd_jax.training import create_state
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 MODEL = tiny.SHORT.clone(norm=None)
-BATCH = tiny.first_batch(tiny.Pictures(), 8)
+BATCH = tiny.first_batch(tiny.Images(), 8)
 
 
 def train(devices, accumulate):

@@ -13,7 +13,7 @@ PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 def test_the_step_is_compiled_once_and_takes_its_state(caplog):
     model, optimizer, devices = tiny.SHORT.clone(norm=None), tiny.sgd(1e-4), jax.devices()[:2]
-    batch = split(tiny.first_batch(tiny.Pictures(), 8), 2)
+    batch = split(tiny.first_batch(tiny.Images(), 8), 2)
     step = over_devices(tiny.train_step(optimizer, model=model, accumulate=4, axis_name=AXIS), devices)
     state = replicate(create_state(jax.random.key(0), model, optimizer), devices)
     key = jax.random.key(1)

@@ -135,7 +135,7 @@ def test_gradients_of_layers_that_stay_need_no_computing():
     held = ("trunk/conv1", "trunk/conv2")
     optimizer = tiny.sgd(frozen=held)
     state = create_state(jax.random.key(0), tiny.SHORT, optimizer)
-    batch = tiny.first_batch(tiny.Pictures(), 4)
+    batch = tiny.first_batch(tiny.Images(), 4)
     steps = [jax.jit(tiny.train_step(optimizer, model=tiny.SHORT, frozen=names)) for names in ((), held)]
     (computed, metrics), (spared, fewer) = (step(state, batch, jax.random.key(1)) for step in steps)
     for a, b in zip(jax.tree.leaves(computed), jax.tree.leaves(spared), strict=True):

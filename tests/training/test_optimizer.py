@@ -103,8 +103,8 @@ def test_a_wrong_optimizer_is_refused():
         make_optimizer(lambda _: 1.0, kind="adam")
 
 
-def test_one_picture_overfits_and_the_detector_returns_its_boxes():
-    source = tiny.Pictures()
+def test_one_image_overfits_and_the_detector_returns_its_boxes():
+    source = tiny.Images()
     example = source[3]
     assert len(example.boxes) == 3
     optimizer = tiny.adamw()

@@ -15,7 +15,7 @@ from ssd_jax.training import create_state
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 OPTIMIZER = tiny.sgd(weight_decay=0.0)
-BATCH = tiny.first_batch(tiny.Pictures(), 4)
+BATCH = tiny.first_batch(tiny.Images(), 4)
 KEY = jax.random.key(1)
 DECAY = 0.15
 
