@@ -58,7 +58,7 @@ def test_a_training_starts_from_it(tmp_path):
     path = write(tmp_path, tensors)
     before = initialise(MODEL, jax.random.key(0))
     after, said = start_from(path, before, ("a", "b"), width=reference.WIDTH)
-    assert said == f"{path} (torchvision's ResNet-50): the trunk is taken"
+    assert said == f"{path} (torchvision's ResNet-50): the backbone is taken"
     before, after = (flatten_dict(variables, sep="/") for variables in (before, after))
     assert before.keys() == after.keys()
     for name, array in after.items():

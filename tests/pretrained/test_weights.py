@@ -325,7 +325,7 @@ def test_from_a_trunk(tmp_path):
     path = write(tmp_path, pth(vgg_tensors("")))
     after, kept, line = started(path, ("a", "b"))
     assert kept == {name for name in after if not name.startswith("trunk/")}
-    assert line == f"{path} (a VGG16 of ssd.pytorch): the trunk is taken"
+    assert line == f"{path} (a VGG16 of ssd.pytorch): the backbone is taken"
 
 
 def test_from_a_detector_of_other_classes(tmp_path):
