@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
 
 def main(arguments: list[str] | None = None):
     """Parse the command line and print a report."""
-    parser = argparse.ArgumentParser(prog="python -m ssd_jax.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ssd_jax", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser(
         "check", help="report what a dataset holds, its dirt, and how priors cover its boxes"
