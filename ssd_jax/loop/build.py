@@ -15,6 +15,7 @@ from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
 from ssd_jax.data import Source, train_batches
+from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
 from ssd_jax.pretrained import start_from
@@ -96,6 +97,7 @@ def build(config: ConfigDict) -> Run:
     Raises:
       ValueError: for data or a config that cannot be used.
     """
+    config = complete(config)
     devices = jax.device_count()
     if config.batch_size < 1 or config.batch_size % devices:
         raise ValueError(f"batch_size must be a positive multiple of the {devices} devices, got {config.batch_size}")

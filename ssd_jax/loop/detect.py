@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from ssd_jax.data import UnreadableImage, decode
+from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector
 from ssd_jax.loop.build import open_source
-from ssd_jax.loop.workdir import load_config, write_json
+from ssd_jax.loop.workdir import load_config
 
 logger = logging.getLogger("ssd_jax")
 

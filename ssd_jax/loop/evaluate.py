@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ssd_jax.data import Source, coco_truth, decode, eval_batches
+from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
 from ssd_jax.loop.build import open_source
 from ssd_jax.loop.meter import refuse_many
-from ssd_jax.loop.workdir import load_config, split_name, write_json
+from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD

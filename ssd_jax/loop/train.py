@@ -38,6 +38,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
       FloatingPointError: when the loss is no longer finite; the newest checkpoint is from before.
     """
     run = build(config)
+    config = run.config  # complete
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     writes = is_first()

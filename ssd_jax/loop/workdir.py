@@ -1,22 +1,78 @@
 """The files of a run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `eval_*.json`."""
 
-import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from ssd_jax.files import write_text
+from ssd_jax.files import read_json, write_json
 
-# Fields of configs that were called otherwise before 0.1: section, old name, new name.
+# Fields that had another name before 0.1: section, old name, new name.
 OLD_NAMES = (("model", "trunk", "backbone"), ("eval", "pictures", "images"))
+REQUIRED = ("source", "train", "eval")  # of the section "data": text
+
+# What may stand where a default of this type does. bool is a subclass of int; JSON has no tuples.
+KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    str: ("text", lambda value: isinstance(value, str)),
+    tuple: (
+        "a list of texts",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+    ),
+    dict: ("a section", lambda value: isinstance(value, dict)),
+}
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def defaults() -> dict[str, Any]:
+    """Return the fields that a config may lack, with their values: those that came after the first version.
+
+    A config that was stored by an older version, or written for it, lacks them. So may the `config.json` of imported
+    weights, which has no use for most of them. Fields that are arguments of a function (of the model, the optimizer,
+    the schedule, the augmentation, the dataset) have their defaults there.
+    """
+    return {
+        "seed": 0,
+        "log_every": 50,
+        "save_every": 5_000,
+        "eval_every": 10_000,
+        "keep_checkpoints": 3,
+        "init_from": "",
+        "accumulate": 1,
+        "ema_decay": 0.0,
+        "max_skipped": 0,
+        "data": {
+            "root": "",
+            "class_names": (),
+            "drop_other_classes": False,
+            "strict": False,
+            "max_boxes": 64,
+            "train_difficult": True,
+            "max_unreadable": 10,
+            "cache_gb": 0.0,
+            "threads": 4,
+        },
+        "optimizer": {"frozen": (), "thaw_step": 0},
+        "eval": {"batch_size": 32, "images": 4},
+    }
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """Return a locked copy of a config in which `defaults` fill what is missing.
+
+    Raises:
+      ValueError: if a field has a value of another type than its default, or the dataset is not named.
+    """
+    values = config.to_dict()
+    _fill(values, defaults())
+    for name in REQUIRED:
+        if not isinstance(values["data"].get(name), str):
+            raise ValueError(f"data.{name} must be text; got {values['data'].get(name)!r}")
+    return ConfigDict(values).lock()
 
 
 def save_config(config: ConfigDict, workdir: Path) -> None:
@@ -24,11 +80,33 @@ def save_config(config: ConfigDict, workdir: Path) -> None:
     write_json(workdir / "config.json", config.to_dict())
 
 
+def load_config(workdir: str | Path) -> ConfigDict:
+    """Read the config that a run was started with; what it lacks is filled by `defaults`.
+
+    Raises:
+      FileNotFoundError: if `workdir` has no `config.json`.
+      ValueError: in one line that names the file, if it is damaged.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a config must be a JSON object; got {type(values).__name__}")
+    for section, old, new in OLD_NAMES:
+        if isinstance(values.get(section), dict) and old in values[section]:
+            values[section][new] = values[section].pop(old)
+    try:
+        return complete(ConfigDict(values))
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:  # ConfigDict raises all of them
+        raise ValueError(f"{path}: {error.args[0] if error.args else error}") from None
+
+
 def changes(config: ConfigDict, workdir: Path) -> list[str]:
-    """Say what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)"."""
+    """List what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)"."""
     if not (workdir / "config.json").exists():
         return []
-    before, after = (flatten_dict(jsonlike(c.to_dict()), sep=".") for c in (load_config(workdir), config))
+    before, after = (flatten_dict(jsonlike(c.to_dict()), sep=".") for c in (load_config(workdir), complete(config)))
     return [
         f"{name} {after.get(name)} (was {before.get(name)})"
         for name in sorted(before.keys() | after.keys())
@@ -48,13 +126,13 @@ def jsonlike(value: Any) -> Any:
     return [jsonlike(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def load_config(workdir: str | Path) -> ConfigDict:
-    """Read the config that a run was started with."""
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
-    config = json.loads(path.read_text())
-    for section, old, new in OLD_NAMES:
-        if old in config.get(section, {}):
-            config[section][new] = config[section].pop(old)
-    return ConfigDict(config).lock()
+def _fill(values: dict[str, Any], missing: dict[str, Any], section: str = "") -> None:
+    """Add to `values` what only `missing` has, and check the types of what both have."""
+    for name, default in missing.items():
+        if values.get(name) is None:
+            values[name] = default
+        kind, fits = KINDS[type(default)]
+        if not fits(values[name]):
+            raise ValueError(f"{section}{name} must be {kind}; got {values[name]!r}")
+        if isinstance(default, dict):
+            _fill(values[name], default, f"{section}{name}.")
