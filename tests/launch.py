@@ -1,11 +1,14 @@
-"""Train as `shapes_config.py` says in a process of its own."""
+"""Train as `shapes_config.py` says in a process of its own, and read what a run wrote."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import xla
+
+from ssd_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +26,14 @@ def start_training(workdir, *arguments, devices, cache):
     command = [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *arguments]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
+
+
+def lines(workdir):
+    """Return the rows of a run's log."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def parameters(workdir, step):
+    """Return the variables that inference would use."""
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
+        return checkpoints.restore_variables(step)

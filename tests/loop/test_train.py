@@ -1,4 +1,4 @@
-"""A run from start to end on a few small images: train, resume, evaluate, detect; and what users get wrong."""
+"""A training from start to end on a few small images, resumed and stopped; and what users get wrong."""
 
 import json
 import re
@@ -9,49 +9,23 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 import pytest
 import tiny
+from launch import lines, parameters
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import VOCFolder
-from ssd_jax.inference import load_detector, to_pixels
-from ssd_jax.loop.build import build
-from ssd_jax.loop.detect import detect_images
+from ssd_jax.inference import to_pixels
 from ssd_jax.loop.dry_run import dry_run
-from ssd_jax.loop.evaluate import Evaluator, evaluate, table
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
 from ssd_jax.loop.profile import Trace
 from ssd_jax.loop.train import train
-from ssd_jax.parallel import replicate
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "voc"
-    return tiny.write_voc(root, tiny.Images(13), {"train": range(8), "val": range(8, 13)})
-
-
-@pytest.fixture(scope="module")
-def workdir(data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    train(tiny.config(data), workdir)
-    return workdir
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def parameters(workdir, step):
-    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        return checkpoints.restore_variables(step)
 
 
 def test_a_run_leaves_its_config_log_and_checkpoints(workdir):
@@ -73,15 +47,6 @@ def test_a_run_leaves_its_config_log_and_checkpoints(workdir):
     assert list((workdir / "tensorboard").iterdir())
 
 
-@pytest.fixture
-def stopped(workdir, tmp_path):
-    """The run as if stopped after step 3: the later checkpoints are gone, and the log has lines from beyond it."""
-    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
-    for step in ("4", "6"):
-        shutil.rmtree(tmp_path / "checkpoints" / step)
-    return tmp_path
-
-
 def test_resuming_is_the_straight_run(workdir, stopped, data, tmp_path, capsys):
     train(tiny.config(data), tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4, 4, 6, 6]
@@ -97,25 +62,6 @@ def test_a_finished_run_has_nothing_left_to_do(workdir, data, capsys):
         train(tiny.config(data, steps=steps, eval_every=0), workdir)
         assert f"; nothing to train, since it is at step 6 of {steps}" in capsys.readouterr().out
     assert [(workdir / name).read_text() for name in ("metrics.jsonl", "config.json")] == before
-
-
-def test_the_best_checkpoint_is_the_one_that_evaluated_best(workdir):
-    scores = {line["step"]: line["eval/mAP"] for line in lines(workdir) if "eval/mAP" in line}
-    best = max(scores, key=scores.get)
-    assert load_detector(workdir, step="best").step == best
-    assert evaluate(workdir, step="best")["step"] == best
-
-
-def test_averaged_weights_are_evaluated_saved_and_detected_with(workdir, data):
-    with Checkpoints.of_run(workdir) as checkpoints:
-        state = checkpoints.restore(6, build(tiny.config(data)).shapes)
-        loaded = checkpoints.restore_variables(6)
-    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(loaded), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(state.ema["params"]["loc0"]["conv"]["kernel"], state.params["loc0"]["conv"]["kernel"])
-    assert evaluate(workdir)["mAP"] == pytest.approx(lines(workdir)[-1]["eval/mAP"], abs=1e-6)
-    with pytest.raises(ValueError, match="ema"):
-        train(tiny.config(data, steps=7, ema_decay=0.0), workdir)
 
 
 def test_a_longer_run_goes_on_and_names_what_changed_and_is_profiled_if_asked(workdir, data, tmp_path, capsys):
@@ -175,65 +121,6 @@ def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, d
     assert (stopped / "checkpoints" / "4" / "score.json").exists()
 
 
-def test_evaluation_compiles_once(workdir, data, caplog):
-    config = tiny.config(data)
-    run = build(config)
-    evaluator = Evaluator(run.model, run.eval_source, config, samples=3)
-    state = replicate(run.create())
-    compiled = []
-    with jax.log_compiles(), caplog.at_level("WARNING"):
-        for _ in range(2):
-            caplog.clear()
-            evaluator(state.variables)
-            messages = [record.getMessage() for record in caplog.records]
-            compiled.append(sum(message.startswith("Finished XLA compilation") for message in messages))
-    assert compiled == [1, 0]
-    drawings = evaluator.drawings(score=0.0)
-    assert list(drawings) == ["image-8", "image-9", "image-10"]
-    assert all(drawing.dtype == np.uint8 for drawing in drawings.values())
-
-
-def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
-    results = evaluate(workdir)
-    assert (results["images"], results["step"], results["split"]) == (5, 6, "val")
-    assert set(results["AP"]) == {"bright", "dark"}
-    written = json.loads((workdir / "eval_val.json").read_text())
-    assert written["AP"] == pytest.approx(results["AP"], nan_ok=True)
-    assert "bright" in table(results) and "mAP" in table(results)
-    assert evaluate(workdir, split="train", step=3)["images"] == 8
-    cut = evaluate(workdir, split="train[:2]")
-    assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
-
-
-def test_detection_draws_files_folders_and_held_out_images(workdir, data, tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for name in ("a.png", "b.jpg"):
-        cv2.imwrite(str(folder / name), tiny.Images(size=100)[3].image)
-    (folder / "broken.jpg").write_bytes(b"no image")
-    out = tmp_path / "out"
-    assert detect_images(workdir, [folder, folder / "a.png"], out, score=0.01) == 3
-    records = json.loads((out / "detections.json").read_text())
-    assert [record["drawing"] for record in records] == ["a.png", "b.png", "a_2.png"]
-    assert (records[0]["width"], records[0]["height"]) == (100, 100)
-    assert records[0]["detections"] == records[2]["detections"]
-    for found in records[0]["detections"]:
-        assert found["class"] in ("bright", "dark") and found["score"] >= 0.01
-        assert 0 <= found["box"][0] <= found["box"][2] <= 100
-    assert all(cv2.imread(str(out / record["drawing"])) is not None for record in records)
-    assert detect_images(workdir, [], tmp_path / "held", samples=2) == 2
-    assert detect_images(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
-    for place in (workdir, workdir / "checkpoints"):
-        detector = load_detector(place)
-        assert detector.class_names == ("bright", "dark")
-        assert detector.model == tiny.SHORT.clone(l2_scale=10.0)
-        assert len(detector([tiny.Images()[1].image])) == 1
-
-
 # ------------------------------------------------------------------------------------------ what goes wrong
 
 
@@ -245,34 +132,6 @@ def test_a_workdir_of_another_model_is_refused(workdir, data):
 def test_another_optimiser_is_refused(workdir, data):
     with pytest.raises(ValueError, match="is a checkpoint of another model or optimiser: opt_state"):
         train(tiny.config(data, **{"optimizer.kind": "sgd"}), workdir)
-
-
-def test_evaluating_other_classes_is_refused(workdir, data, tmp_path):
-    config = json.loads((workdir / "config.json").read_text())
-    config["data"]["class_names"] = ["bright", "dark", "other"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
-    with pytest.raises(
-        ValueError, match=r"classes must be those the model was trained on, \('bright', 'dark'\), got"
-    ):
-        evaluate(tmp_path)
-
-
-def test_a_few_unreadable_images_are_skipped_and_too_many_end_the_run(data, tmp_path, caplog):
-    source = tiny.Images(13)
-    root = tiny.write_voc(tmp_path / "voc", source, {"train": range(8), "val": range(8, 13)})
-    (root / "JPEGImages" / "image-1.png").write_bytes(b"")
-    train(tiny.config(root, steps=4), tmp_path / "run")
-    assert sum("image-1" in record.getMessage() for record in caplog.records) == 1
-    (root / "JPEGImages" / "image-2.png").write_bytes(b"\x89PNG cut short")
-    with pytest.raises(ValueError, match=r"max_unreadable allows 1 unreadable images, met image-1, image-2"):
-        train(tiny.config(root, steps=4), tmp_path / "again")
-    (root / "JPEGImages" / "image-9.png").write_bytes(b"")
-    results = evaluate(tmp_path / "run")
-    assert (results["images"], results["unreadable"]) == (4, ["image-9"])
-    (root / "JPEGImages" / "image-10.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="max_unreadable allows 1 unreadable images, met image-9, image-10"):
-        evaluate(tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_images():
@@ -352,13 +211,6 @@ def test_a_wrong_split_of_shapes_is_refused(tmp_path, split):
     config = tiny.config("", **{"data.source": "shapes", "data.train": split})
     with pytest.raises(ValueError, match=f"train:LENGTH or test:LENGTH, got '{split}'"):
         train(config, tmp_path)
-
-
-def test_images_that_are_not_there_are_refused(workdir, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such image or folder: .*gone.jpg"):
-        detect_images(workdir, [tmp_path / "gone.jpg"], tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"no images .* in the folder"):
-        detect_images(workdir, [tmp_path], tmp_path / "out")
 
 
 def test_the_log_of_an_interrupted_run_is_cut_where_it_resumes(tmp_path):
