@@ -1,0 +1,380 @@
+"""Read damaged files: `python tests/fuzz.py --cases=100000 --seed=1 [--target=NAME] [--case=NUMBER]`.
+
+Each case damages one good file and reads it. Two outcomes are right: a result, or the project's own error, which is
+a ValueError or OSError of one line that names the file. Everything else is a failure: another exception, a process
+that dies, more than 5 seconds of processor time, more than 500 MB of memory. A case depends only on the seed, the
+target and its number, so `--target` and `--case` repeat it.
+
+To add a file format, add a `Target` to `TARGETS`. Its functions import what they need when they are called, so that
+one target alone starts quickly.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mutations
+from mutations import BYTES
+
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "pretrained")]
+
+SECONDS = 5  # of processor time that a case may take
+MEGABYTES = 500  # that the process may grow by in a case
+PATIENCE = 60  # seconds by the clock, for a case that waits and does not compute
+RIGHT = ("result", "error")
+WRONG = ("traceback", "message", "hang", "memory", "crash")
+Mutation = Callable[[random.Random, bytes, list[bytes]], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One file format and its reader.
+
+    Attributes:
+      seeds: makes good files, always the same; each must be read without an error.
+      read: reads the file at a path.
+      mutations: ways to damage it, drawn equally often; a way that is listed twice is drawn twice as often.
+      file: path of the damaged file in the target's folder.
+      prepare: writes the files around it into that folder, once.
+      names_file: whether an error must name the file.
+      needs: a module without which the target is skipped.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[Path], Any]
+    mutations: tuple[Mutation, ...]
+    file: str
+    prepare: Callable[[Path], None] = lambda folder: None
+    names_file: bool = True
+    needs: str = ""
+
+
+# Targets.
+
+
+def _weights() -> list[dict[str, Any]]:
+    import numpy as np
+
+    numbers = np.arange(24, dtype=np.float32)
+    small = {"0.weight": numbers.reshape(2, 3, 2, 2), "0.bias": numbers[:2], "fc.weight": numbers[:6].reshape(2, 3)}
+    return [small, {f"layer{i}.weight": numbers[: 4 * i].reshape(i, 4) for i in range(1, 6)}, {"a": numbers[:1]}]
+
+
+def _seeds(write: Callable[..., bytes], **options: Any) -> Callable[[], list[bytes]]:
+    return lambda: [write(tensors, **options) for tensors in _weights()]
+
+
+def pth(tensors: dict[str, Any], *, legacy: bool) -> bytes:
+    """Write a `.pth` as a training script would."""
+    import writers
+
+    def checkpoint(description: dict[str, Any]) -> dict[str, Any]:
+        return {"model": description, "epoch": 3, "optimizer": [1.0, None, (2,)]}
+
+    return writers.pth(tensors, legacy=legacy, views=len(tensors) == 3, wrap=checkpoint)
+
+
+def caffemodel(tensors: dict[str, Any]) -> bytes:
+    """Write a `.caffemodel`, with one tensor in the format from before 2015."""
+    import writers
+
+    return writers.caffemodel(tensors, v1=len(tensors) == 1)
+
+
+def safetensors(tensors: dict[str, Any]) -> bytes:
+    """Write a `.safetensors`."""
+    import writers
+
+    return writers.safetensors(tensors)
+
+
+def read_weights(path: Path) -> Any:
+    """Read a file of weights."""
+    from ssd_jax.pretrained.files import read_tensors
+
+    return read_tensors(path)
+
+
+TARGETS: dict[str, Target] = {
+    "pth_zip": Target(
+        seeds=_seeds(pth, legacy=False),
+        read=read_weights,
+        mutations=(*BYTES, *[mutations.change_zipped_pickle] * 6, *[mutations.change_zip_entry] * 2),
+        file="weights.pth",
+    ),
+    "pth_legacy": Target(
+        seeds=_seeds(pth, legacy=True),
+        read=read_weights,
+        mutations=(*BYTES, *[mutations.change_legacy_pickle] * 5),
+        file="weights.pth",
+    ),
+    "caffemodel": Target(
+        seeds=_seeds(caffemodel),
+        read=read_weights,
+        mutations=(*BYTES, *[mutations.change_field] * 5),
+        file="weights.caffemodel",
+    ),
+    "safetensors": Target(
+        seeds=_seeds(safetensors),
+        read=read_weights,
+        mutations=(*BYTES, *[mutations.change_header] * 5),
+        file="weights.safetensors",
+        needs="safetensors",
+    ),
+}
+
+
+def _fault(read: Callable[[Path], Any]) -> Target:
+    def on_damage(path: Path) -> Any:
+        return read(path) if path.read_bytes() != b"good" else None
+
+    return Target(lambda: [b"good"], on_damage, (lambda rng, data, seeds: b"bad",), "file.txt")
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+# Readers with one fault each: test_fuzz.py shows that each is found.
+FAULTY: dict[str, Target] = {
+    "faulty_traceback": _fault(lambda path: _raise(KeyError(str(path)))),
+    "faulty_lines": _fault(lambda path: _raise(ValueError(f"{path} is bad\nvery bad"))),
+    "faulty_nameless": _fault(lambda path: _raise(ValueError("something is bad"))),
+    "faulty_hang": _fault(lambda path: [0 for i in iter(int, 1)]),
+    "faulty_stuck": _fault(lambda path: sum(itertools.repeat(0))),  # no signal handler of Python's runs in it
+    "faulty_memory": _fault(lambda path: [bytearray(b"x" * (1 << 20)) for _ in range(600)] and None),
+    "faulty_memory_limit": _fault(lambda path: b"x" * (1 << 40)),
+    "faulty_crash": _fault(lambda path: os.kill(os.getpid(), signal.SIGSEGV)),
+}
+
+
+# One case.
+
+
+class Hang(BaseException):
+    """A case took too long."""
+
+
+def make_case(name: str, number: int, seed: int, seeds: list[bytes]) -> bytes:
+    """Return the damaged file of a case."""
+    rng = random.Random(f"{seed}/{name}/{number}")
+    data = rng.choice(seeds)
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        try:
+            data = rng.choice(table()[name].mutations)(rng, data, seeds)
+        except (zipfile.BadZipFile, ValueError, IndexError, KeyError, EOFError, OSError, NotImplementedError):
+            break  # the first mutation has left no structure for the second
+    return data
+
+
+def read_case(target: Target, path: Path, data: bytes) -> dict[str, Any]:
+    """Read one file; return the outcome: its kind, a text, seconds of processor time and megabytes of growth."""
+    path.write_bytes(data)
+    before, started = _reset_peak(), time.process_time()
+    _limit(resource.RLIMIT_CPU, int(started) + 2 * SECONDS + 1)  # where the timer's exception is not raised
+    _limit(resource.RLIMIT_AS, _virtual_memory() + 3 * MEGABYTES * 10**6)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        target.read(path)
+        kind, text = "result", ""
+    except (ValueError, OSError) as error:
+        named = isinstance(error, OSError) and error.strerror and error.filename
+        kind, text = "error", f"{error.filename}: {error.strerror}" if named else str(error)  # as ssd_jax.command
+        if "\n" in text or (target.names_file and path.name not in text):
+            kind, text = "message", f"several lines, or no file's name: {text!r}\n{traceback.format_exc(limit=-3)}"
+    except Hang:
+        kind, text = "hang", traceback.format_exc(limit=-3)
+    except MemoryError:
+        kind, text = "memory", traceback.format_exc(limit=-3)
+    except BaseException:  # a SystemExit is a fault here too
+        kind, text = "traceback", traceback.format_exc(limit=-6)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
+    seconds, grown = time.process_time() - started, max(0, _peak() - before) / 1e6
+    if kind in RIGHT and grown > MEGABYTES:
+        kind, text = "memory", f"the process grew by {grown:.0f} MB"
+    return {"kind": kind, "text": text[:4000], "seconds": seconds, "grown": grown}
+
+
+def _limit(which: int, soft: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _reset_peak() -> int:
+    """Set the peak of resident memory to what is used now, where Linux allows it; return that in bytes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _virtual_memory() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 1 << 40
+
+
+# Many cases: a worker process reads, this one watches it.
+
+
+def table() -> dict[str, Target]:
+    """Return every target by name."""
+    return TARGETS | FAULTY
+
+
+def work(plan: list[tuple[str, int]], seed: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """Run cases (target, number) in this process; give the outcome of each."""
+
+    def stop(signal_number: int, frame: Any) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.signal(signal.SIGALRM, stop)
+    ready: dict[str, tuple[Path, list[bytes]]] = {}
+    for name, number in plan:
+        target = table()[name]
+        if name not in ready:
+            path, seeds = ready[name] = folder / name / target.file, target.seeds()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target.prepare(folder / name)
+            for good in seeds:  # imports what the reader needs, and shows that it takes good files
+                path.write_bytes(good)
+                target.read(path)
+        path, seeds = ready[name]
+        yield read_case(target, path, make_case(name, number, seed, seeds))
+
+
+def run_worker(seed: int, folder: Path) -> None:
+    """Read a plan from stdin; write a line of JSON to stdout for each of its cases."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some libraries print
+    for outcome in work(json.load(sys.stdin), seed, folder):
+        print(json.dumps(outcome), file=out, flush=True)
+
+
+def watch(plan: list[tuple[str, int]], seed: int, folder: Path, keep: Path) -> Iterator[dict[str, Any]]:
+    """Run cases in a worker process, and in a new one after a case that ended it; keep the files that fail."""
+    done = 0
+    while done < len(plan):
+        with tempfile.TemporaryFile() as complaints:
+            command = [sys.executable, __file__, "--worker", f"--seed={seed}", f"--folder={folder}"]
+            command += [f"--seconds={SECONDS}", f"--megabytes={MEGABYTES}"]
+            environment = os.environ | {"JAX_PLATFORMS": "cpu", "OPENCV_LOG_LEVEL": "SILENT"}
+            pipe = subprocess.PIPE
+            worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, env=environment)
+            with worker.stdin:
+                worker.stdin.write(json.dumps(plan[done:]).encode())
+            before = done
+            while line := _line(worker):
+                yield _kept(plan[done], json.loads(line), seed, keep)
+                done += 1
+            worker.kill()
+            code = worker.wait()
+            worker.stdout.close()
+            if done < len(plan):
+                complaints.seek(0)
+                said = complaints.read()[-2000:].decode(errors="replace")
+                if done == before and code == 1:
+                    raise SystemExit(f"{plan[done][0]}: a good file was refused, or an import failed\n{said}")
+                kind = "hang" if code in (-signal.SIGXCPU, -signal.SIGKILL) else "crash"
+                outcome = {"kind": kind, "text": f"the process ended: {code}\n{said}", "seconds": 0, "grown": 0}
+                yield _kept(plan[done], outcome, seed, keep)
+                done += 1
+
+
+def _line(worker: subprocess.Popen) -> bytes:
+    """Return the worker's next line; nothing if it has ended, or takes longer than a case and its imports may."""
+    ready, _, _ = select.select([worker.stdout], [], [], 3 * PATIENCE)
+    return worker.stdout.readline() if ready else b""
+
+
+def _kept(case: tuple[str, int], outcome: dict[str, Any], seed: int, keep: Path) -> dict[str, Any]:
+    """Write the file of a failed case into `keep`."""
+    name, number = case
+    if outcome["kind"] in WRONG:
+        keep.mkdir(parents=True, exist_ok=True)
+        path = keep / f"{name}-{seed}-{number}{Path(table()[name].file).suffix}"
+        path.write_bytes(make_case(name, number, seed, table()[name].seeds()))
+        again = f"python tests/fuzz.py --seed={seed} --target={name} --case={number}"
+        outcome["text"] += f"\n  the file: {path}\n  again: {again}"
+    return outcome | {"target": name, "number": number}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = argparse.ArgumentParser("python tests/fuzz.py", description=__doc__.splitlines()[0])
+    options.add_argument("--cases", type=int, default=5000, help="how many in all, the same number for each target")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--target", action="append", choices=table(), help="may be given several times")
+    options.add_argument("--case", type=int, help="run only the case of this number")
+    kept = Path(tempfile.gettempdir()) / "ssd_jax_fuzz"
+    options.add_argument("--keep", type=Path, default=kept, help="folder for files that fail")
+    options.add_argument("--seconds", type=int, default=SECONDS, help="of processor time that a case may take")
+    options.add_argument("--megabytes", type=int, default=MEGABYTES, help="that the process may grow by in a case")
+    options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Run the cases and print a table; return 1 if one failed."""
+    global SECONDS, MEGABYTES
+    flags = parser().parse_args(arguments)
+    SECONDS, MEGABYTES = flags.seconds, flags.megabytes
+    if flags.worker:
+        run_worker(flags.seed, flags.folder)
+        return 0
+    names = flags.target or list(TARGETS)
+    skipped = [name for name in names if table()[name].needs and not importlib.util.find_spec(table()[name].needs)]
+    names = [name for name in names if name not in skipped]
+    numbers = range(-(-flags.cases // len(names))) if flags.case is None else [flags.case]
+    plan = [(name, number) for name in names for number in numbers]
+    outcomes: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for outcome in watch(plan, flags.seed, Path(folder), flags.keep):
+            outcomes[outcome["target"]].append(outcome)
+            if outcome["kind"] in WRONG or flags.case is not None:
+                print(f"{outcome['target']} {outcome['number']}: {outcome['kind']}: {outcome['text']}", flush=True)
+    kinds = "".join(f"{kind:>10}" for kind in RIGHT + WRONG)
+    print(f"{'target':16}{'cases':>8}{kinds}{'slowest':>10}{'peak':>9}")
+    outcomes["all"] = [row for rows in outcomes.values() for row in rows]
+    for name, rows in outcomes.items():
+        counts = collections.Counter(row["kind"] for row in rows)
+        line = f"{name:16}{len(rows):8}" + "".join(f"{counts[kind]:10}" for kind in RIGHT + WRONG)
+        print(f"{line}{max(row['seconds'] for row in rows):8.2f} s{max(row['grown'] for row in rows):6.0f} MB")
+    for name in skipped:
+        print(f"{name} was skipped: {table()[name].needs} is not installed")
+    return int(any(counts[kind] for kind in WRONG))  # those of "all", which is the last
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
