@@ -1,13 +1,14 @@
-"""Training steps: images a second, share of what matrix products reach, parts of a step, torchvision's step.
+"""Time training steps: images per second, model FLOP utilisation (MFU), phases of a step, and torchvision's step.
 
     python benchmarks/train.py [--size 300 512] [--batch 32 64 128] [--dtype bfloat16] [--input] [--markdown FILE]
 
 A step is all that `train.py` runs on one device: augmentation, matching, forward, loss, backward, update.
-torchvision's, where torch and torchvision are installed, is that of its ssd300_vgg16 on images that are augmented
-already: on a GPU under autocast to the same type, channels last, network compiled; on a CPU eager, channels last.
-Both run in turn in one process, and the best of `--repeats` rounds counts. MFU is 6 operations for a multiplication
-of the convolutions, over the rate of one large matrix product of the same type in the same run. A batch that does not
-fit is reported as such. Defaults are for the GPU, if there is one, else for a few minutes on two cores.
+If torch and torchvision are installed, the step of torchvision's ssd300_vgg16 is timed too, on images that are
+augmented already: on a GPU under autocast to the same type, channels last, with a compiled network; on a CPU eager,
+channels last. The two take turns in one process, and the fastest of `--repeats` rounds counts. MFU is three times
+the operations of the forward pass, as XLA counts them, over the rate of large matrix products of the same type in
+the same run. A batch that does not fit into memory is reported as such. The defaults suit a GPU if there is one, else
+two cores for a few minutes.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-# Else JAX takes three quarters of a GPU's memory, and PyTorch has too little for the same batch.
+# By default JAX takes three quarters of a GPU's memory, which leaves PyTorch too little for the same batch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
 
 import augment as augment_benchmark
@@ -31,17 +32,16 @@ from ssd_jax.augment import AugmentOptions, augment
 from ssd_jax.data import train_batches
 from ssd_jax.loss import multibox_loss
 from ssd_jax.model import SSD
-from ssd_jax.model.summary import summarize
 from ssd_jax.training import create_state, make_optimizer, make_schedule, make_train_step
 
 CLASSES, CANVAS, IMAGE, SLOTS = 21, 512, (375, 500), 20
 SPECS = {300: box.SSD300_VOC, 512: box.SSD512_VOC}
-RATE = 1e-6  # nothing is to be learned here, and nothing to become infinite
-PARTS = ("augment", "match", "forward", "loss", "backward", "update")
+RATE = 1e-6  # small, so that no weight becomes infinite
+PHASES = ("augment", "match", "forward", "loss", "backward", "update")
 
 
-def ceiling(dtype):
-    """Operations a second of a chain of large matrix products."""
+def peak_rate(dtype):
+    """Return the operations per second of a chain of large matrix products."""
     n, count = (8192, 20) if on_gpu() else (2048, 2)
     x, w = jax.random.normal(jax.random.key(0), (2, n, n), jnp.dtype(dtype))
     chain = jax.jit(lambda x: jax.lax.fori_loop(0, count, lambda _, x: x @ w / n**0.5, x))
@@ -52,8 +52,8 @@ def on_gpu():
     return jax.devices()[0].platform == "gpu"
 
 
-class Ours:
-    """A model, a batch on the device, and the compiled step."""
+class JaxStep:
+    """A model of ssd_jax, a batch on the device, and the compiled step."""
 
     def __init__(self, size, batch_size, dtype, width):
         self.model = SSD(CLASSES, SPECS[size], dtype=dtype, width=width)
@@ -65,7 +65,9 @@ class Ours:
         self.state = create_state(self.key, self.model, self.optimizer)
         self.compiled = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, self.key).compile()
         self.gigabytes = self.compiled.memory_analysis().temp_size_in_bytes / 1e9
-        self.operations = 6 * batch_size * sum(layer.macs for layer in summarize(self.model))
+        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+        forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis()
+        self.operations = 3 * forward["flops"]  # the backward pass has two products for each of the forward pass
 
     def step(self, batch):
         self.state, metrics = self.compiled(self.state, batch, self.key)
@@ -77,7 +79,7 @@ class Ours:
         return metrics
 
     def from_files(self, batch_size, count, repeats):
-        """Seconds of a step that is fed by the input pipeline."""
+        """Return the seconds of a step whose batches come from the input pipeline."""
         from input import Images, drawn
 
         batches = train_batches(
@@ -97,8 +99,8 @@ class Ours:
 
         return best_times({"": run}, repeats)[""] / count
 
-    def parts(self, repeats):
-        """Seconds of each of `PARTS`, compiled by itself."""
+    def phases(self, repeats):
+        """Return the seconds of each of `PHASES`, each compiled by itself."""
         model, priors = self.model, self.priors
         params = self.state.params
 
@@ -152,7 +154,7 @@ def batch_of(size):
 
 
 def import_torchvision():
-    """torchvision, or None; its compiled operators are declared where they do not load, since training needs none."""
+    """Import torchvision, or return None; operators that do not load are declared, because training needs none."""
     try:
         import torch
     except ImportError:
@@ -166,21 +168,21 @@ def import_torchvision():
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("_cuda_version() -> int")
-        import_torchvision.library = library  # which forgets its definitions when it is deleted
+        import_torchvision.library = library  # definitions are lost when the library object is deleted
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         import torchvision
     return torchvision
 
 
-class Theirs:
-    """torchvision's SSD300, a batch on the device, and how the network runs."""
+class TorchvisionStep:
+    """torchvision's SSD300, a batch on the device, and whether the network is compiled or eager."""
 
     def __init__(self, torchvision, batch_size, dtype):
         import torch
 
         self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
-        self.how = "compiled" if self.device == "cuda" else "eager"
+        self.mode = "compiled" if self.device == "cuda" else "eager"
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # TF32, as XLA
         self.autocast = torch.autocast(self.device, torch.bfloat16, enabled=dtype == "bfloat16")
@@ -198,16 +200,16 @@ class Theirs:
             }
             for b, l in zip(boxes, labels, strict=True)
         ]
-        if self.how == "compiled":
+        if self.mode == "compiled":
             eager = self.model.backbone, self.model.head
             try:
                 self.model.backbone, self.model.head = map(torch.compile, eager)
                 self.steps(1)
             except torch.cuda.OutOfMemoryError:
                 raise
-            except Exception as error:  # whatever the compiler stumbles over: the step is still worth measuring
+            except Exception as error:  # a failure of the compiler of any kind: measure the eager step
                 print(f"torch.compile failed, eager: {error}".splitlines()[0], file=sys.stderr)
-                self.how, (self.model.backbone, self.model.head) = "eager", eager
+                self.mode, (self.model.backbone, self.model.head) = "eager", eager
 
     def steps(self, count):
         for _ in range(count):
@@ -224,7 +226,7 @@ class Theirs:
 
 
 def unless_too_large(make):
-    """What `make` returns, or None where the device's memory does not hold it."""
+    """Return `make()`, or None if it does not fit into the device's memory."""
     try:
         return make()
     except Exception as error:
@@ -240,39 +242,39 @@ def release_memory():
         sys.modules["torch"].cuda.empty_cache()
 
 
-def cell(table, split, size, batch_size, dtype, peak, torchvision, options):
-    """Measure one size, batch and type: a row in each table."""
+def cell(table, rows, size, batch_size, dtype, peak, torchvision, options):
+    """Measure one size, batch and type, and add a row to each table."""
     name = f"SSD{size}", dtype, batch_size
     count = 10 if on_gpu() else 1
-    ours = unless_too_large(lambda: Ours(size, batch_size, dtype, options.width))
-    fits = ours and unless_too_large(lambda: seconds(lambda: ours.steps(1)))
+    step = unless_too_large(lambda: JaxStep(size, batch_size, dtype, options.width))
+    fits = step and unless_too_large(lambda: seconds(lambda: step.steps(1)))
     if not fits:
         table.row(*name, *["out of memory"], *["-"] * 6)
         return
-    theirs = None
+    other = None
     if torchvision and size == 300:
-        theirs = unless_too_large(lambda: Theirs(torchvision, batch_size, dtype))
-        theirs = theirs if theirs and unless_too_large(lambda: seconds(lambda: theirs.steps(1))) else None
-    variants = {"ours": lambda: ours.steps(count)} | ({"theirs": lambda: theirs.steps(count)} if theirs else {})
+        other = unless_too_large(lambda: TorchvisionStep(torchvision, batch_size, dtype))
+        other = other if other and unless_too_large(lambda: seconds(lambda: other.steps(1))) else None
+    variants = {"ssd_jax": lambda: step.steps(count)} | ({"torchvision": lambda: other.steps(count)} if other else {})
     took = {name: t / count for name, t in best_times(variants, options.repeats).items()}
     rates = {name: batch_size / t for name, t in took.items()}
-    del variants, theirs
+    del variants, other
     release_memory()
-    from_files = options.input and unless_too_large(lambda: ours.from_files(batch_size, count, options.repeats))
+    from_files = options.input and unless_too_large(lambda: step.from_files(batch_size, count, options.repeats))
     table.row(
         *name,
-        f"{rates['ours']:.2f}",
-        f"{took['ours'] * 1e3:.1f}",
-        f"{ours.operations / took['ours'] / peak:.1%}",
-        f"{ours.gigabytes:.1f}",
-        f"{rates['theirs']:.2f}" if "theirs" in rates else "-",
-        f"{rates['ours'] / rates['theirs']:.2f}" if "theirs" in rates else "-",
+        f"{rates['ssd_jax']:.2f}",
+        f"{took['ssd_jax'] * 1e3:.1f}",
+        f"{step.operations / took['ssd_jax'] / peak:.1%}",
+        f"{step.gigabytes:.1f}",
+        f"{rates['torchvision']:.2f}" if "torchvision" in rates else "-",
+        f"{rates['ssd_jax'] / rates['torchvision']:.2f}" if "torchvision" in rates else "-",
         f"{batch_size / from_files:.2f}" if from_files else "-",
     )
-    parts = not options.no_parts and unless_too_large(lambda: ours.parts(options.repeats))
-    if parts:
-        ms = [1e3 * parts[part] for part in PARTS]
-        split.append((*name, *[f"{t:.1f}" for t in ms], f"{1e3 * took['ours'] - sum(ms):.1f}"))
+    phases = not options.no_phases and unless_too_large(lambda: step.phases(options.repeats))
+    if phases:
+        ms = [1e3 * phases[phase] for phase in PHASES]
+        rows.append((*name, *[f"{t:.1f}" for t in ms], f"{1e3 * took['ssd_jax'] - sum(ms):.1f}"))
 
 
 def main():
@@ -280,39 +282,39 @@ def main():
     parser.add_argument("--size", type=int, nargs="+", choices=SPECS, default=[300])
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 64, 128] if on_gpu() else [2])
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"] if on_gpu() else ["float32"])
-    parser.add_argument("--width", type=float, default=1.0, help="of our model; other than 1 is not torchvision's")
+    parser.add_argument("--width", type=float, default=1.0, help="of our model; torchvision is timed at 1 alone")
     parser.add_argument("--repeats", type=int, default=5 if on_gpu() else 3)
     parser.add_argument("--input", action="store_true", help="measure with the input pipeline too")
-    parser.add_argument("--no-torch", action="store_true", help="leave torchvision out")
+    parser.add_argument("--no-torch", action="store_true", help="do not time torchvision")
     parser.add_argument(
-        "--no-parts", action="store_true", help="leave out the parts, which take as long to compile again"
+        "--no-phases", action="store_true", help="skip the phases, which take as long again to compile"
     )
     parser.add_argument("--markdown", help="also write the tables to this file")
     options = parser.parse_args()
     torchvision = None if options.no_torch or options.width != 1 else import_torchvision()
 
     lines = [machine("flax", "optax", *(("torch", "torchvision") if torchvision else ()))]
-    peaks = {dtype: ceiling(dtype) for dtype in options.dtype}
+    peaks = {dtype: peak_rate(dtype) for dtype in options.dtype}
     lines += [f"Matrix products in {dtype}: {peak / 1e12:.2f} TFLOP/s" for dtype, peak in peaks.items()]
     print(*lines, "", sep="\n", flush=True)
     table = Table(
-        *("model", "type", "batch", "images a second", "ms a step", "MFU", "GB while it runs"),
-        *("torchvision, images a second", "ours / torchvision", "images a second from files"),
+        *("model", "type", "batch", "images/s", "ms per step", "MFU", "GB while it runs"),
+        *("torchvision, images/s", "ssd_jax / torchvision", "images/s from files"),
     )
-    split = []
+    rows = []
     for size in options.size:
         for dtype in options.dtype:
             for batch_size in options.batch:
-                cell(table, split, size, batch_size, dtype, peaks[dtype], torchvision, options)
+                cell(table, rows, size, batch_size, dtype, peaks[dtype], torchvision, options)
                 release_memory()
     lines += ["", *table.lines]
-    if split:
-        note = "ms of each part of a step, compiled by itself; backward is what it adds to forward and loss"
+    if rows:
+        note = "ms of each phase of a step, compiled by itself; backward is without forward and loss"
         print("", note, "", sep="\n")
-        parts = Table("model", "type", "batch", *PARTS, "step less parts")
-        for row in split:
-            parts.row(*row)
-        lines += ["", note, "", *parts.lines]
+        phases = Table("model", "type", "batch", *PHASES, "step less phases")
+        for row in rows:
+            phases.row(*row)
+        lines += ["", note, "", *phases.lines]
     if options.markdown:
         Path(options.markdown).write_text("\n".join(lines) + "\n")
 

@@ -67,9 +67,9 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.kind = "sgd"
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # of sgd; adamw has none
     config.optimizer.weight_decay = 5e-4
-    config.optimizer.bias_multiplier = 2.0
+    config.optimizer.bias_multiplier = 2.0  # of sgd: the rate of biases; adamw has one rate for all
     config.optimizer.clip_norm = 0.0
     config.optimizer.frozen = ()  # layers that do not train, as ("trunk/conv1_*", "trunk/conv2_*")
     config.optimizer.thaw_step = 0  # when they begin to; 0 for never

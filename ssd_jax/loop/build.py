@@ -115,6 +115,7 @@ def build(config: ConfigDict) -> Run:
         make_priors(model.spec),
         AugmentOptions(**plain(config.augment)),
         accumulate=config.accumulate,
+        unroll=jax.default_backend() == "cpu",
         ema_decay=config.ema_decay,
         skip_nonfinite=config.max_skipped > 0,
         frozen=() if config.optimizer.thaw_step else tuple(config.optimizer.frozen),

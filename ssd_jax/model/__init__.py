@@ -1,4 +1,7 @@
-"""SSD's network in Flax (Linen)."""
+"""SSD's network in Flax (Linen).
+
+`flax.linen.tabulate(model, key, compute_flops=True)(images)` lists its layers, shapes, operations and parameters.
+"""
 
 from ssd_jax.model.backbones.resnet import ResNet50
 from ssd_jax.model.backbones.vgg import VGG16
@@ -8,8 +11,8 @@ from ssd_jax.model.ssd import (
     compile_to_run_once,
     deep_tuple,
     describe,
-    draw,
     from_description,
+    init_variables,
     initialise,
     variable_shapes,
 )
@@ -24,8 +27,8 @@ __all__ = [
     "compile_to_run_once",
     "deep_tuple",
     "describe",
-    "draw",
     "from_description",
+    "init_variables",
     "initialise",
     "preprocess",
     "variable_shapes",

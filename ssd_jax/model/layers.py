@@ -1,4 +1,4 @@
-"""The layers SSD is made of, and Caffe's initialisation."""
+"""The layers of SSD, and how their kernels start."""
 
 from collections.abc import Callable
 
@@ -17,10 +17,14 @@ INITS: dict[str, Init] = {
 
 
 class L2Norm(nn.Module):
-    """Scale each pixel's channels to unit L2 norm, times a learned factor a channel (Caffe's `Normalize`, ParseNet).
+    """Scale the channels of each pixel to unit L2 norm, times a learned factor per channel (arXiv:1506.04579).
 
-    `[..., C]` in and out. The epsilon stands inside the root, as in Caffe: outside it the gradient of an all-zero
-    pixel is NaN. The sum of squares is taken in float32 whatever the input's type.
+    Input and output are `[..., C]`. As in Caffe's `Normalize` layer, epsilon is added inside the root: outside it
+    the gradient of an all-zero pixel is NaN. The sum of squares is computed in float32 for an input of any type.
+
+    Attributes:
+      initial_scale: where the learned factors start.
+      epsilon: added to the sum of squares.
     """
 
     initial_scale: float = 20.0
@@ -28,7 +32,7 @@ class L2Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise the last axis of `x`."""
+        """Normalise `x` [..., C] over its last axis."""
         scale = self.param("scale", nn.initializers.constant(self.initial_scale), (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         norm = jnp.sqrt(jnp.sum(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
@@ -37,17 +41,26 @@ class L2Norm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, then BatchNorm if asked for, then ReLU unless not: `[B, H, W, C]` to `[B, H', W', features]`.
+    """A convolution, BatchNorm if asked for, and a ReLU: `[B, H, W, C]` to `[B, H', W', features]`.
 
-    With `norm="batch"` the statistics are averaged over the devices of `axis_name` and the convolution, whose mean
-    is taken out again, has no bias.
+    Attributes:
+      features: channels of the output.
+      kernel: side of the kernel, pixels.
+      stride: pixels between neighbouring outputs.
+      dilation: pixels between neighbouring entries of the kernel.
+      padding: zeros on each side of the map; None for as many as keep its size at stride 1.
+      relu: whether a ReLU follows.
+      norm: None, or "batch" for BatchNorm. The convolution then has no bias: BatchNorm would subtract it again.
+      kernel_init: a name of `INITS`.
+      dtype: the type in which the block computes; parameters are float32.
+      axis_name: the mapped axis of devices over which BatchNorm averages its statistics.
     """
 
     features: int
     kernel: int = 3
     stride: int = 1
     dilation: int = 1
-    padding: int | None = None  # None keeps the size at stride 1
+    padding: int | None = None
     relu: bool = True
     norm: str | None = None
     kernel_init: str = "xavier"
@@ -56,7 +69,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Convolve `x`; `train` lets BatchNorm use and update the batch's statistics."""
+        """Apply the block to `x` [B, H, W, C]; with `train`, BatchNorm uses the statistics of the batch."""
         padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
         x = nn.Conv(
             self.features,
@@ -81,7 +94,13 @@ class ConvBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Predict `values` numbers for each prior of a map: `[B, H, W, F]` to float32 `[B, H * W * per_cell, values]`."""
+    """Predict `values` numbers for each prior of a map: `[B, H, W, F]` to float32 `[B, H * W * per_cell, values]`.
+
+    Attributes:
+      per_cell: priors in each cell of the map.
+      values: 4 for offsets, the number of classes for logits.
+      kernel_init: a name of `INITS`.
+    """
 
     per_cell: int
     values: int
@@ -89,7 +108,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Predict from a map of features."""
+        """Predict from the feature map `x` [B, H, W, F]."""
         conv = nn.Conv(
             self.per_cell * self.values, (3, 3), padding=1, kernel_init=INITS[self.kernel_init], name="conv"
         )
@@ -97,15 +116,15 @@ class Head(nn.Module):
 
 
 def scaled(features: int, width: float) -> int:
-    """Return a layer's number of channels in a model of relative `width`, at least 4."""
+    """Return the number of channels of a layer of `features` channels times `width`, at least 4."""
     return max(4, round(features * width))
 
 
 def pool2(x: jax.Array) -> jax.Array:
-    """2x2 max pooling, stride 2; an odd side is rounded up, as Caffe does (75 -> 38).
+    """Apply 2x2 max pooling of stride 2 to `x` [B, H, W, F]; an odd side is rounded up, as in Caffe (75 -> 38).
 
-    The gradient of two selections is a select, where that of a window reduction is a slow scatter. Of equal pixels
-    the first, row by row, gets all of it, as in Caffe.
+    It is written as two comparisons, because the gradient of a window reduction is a scatter, which is slow on a
+    CPU. As in Caffe, the first of equal pixels, row by row, gets the whole gradient.
     """
     batch, height, width, features = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -120,5 +139,5 @@ def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def pool5(x: jax.Array) -> jax.Array:
-    """3x3 max pooling, stride 1: the size stays (SSD's pool5)."""
+    """Apply 3x3 max pooling of stride 1 to `x` [B, H, W, F], which keeps its size (pool5 of SSD)."""
     return nn.max_pool(x, (3, 3), strides=(1, 1), padding="SAME")

@@ -1,4 +1,4 @@
-"""SSD: a backbone, extra layers that shrink further, and a head on each map (paper, figure 2)."""
+"""SSD: a backbone, extra layers that make smaller maps, and a head on each map (paper, figure 2)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Extra(NamedTuple):
-    """Two convolutions that make the next map: 1x1 to `narrow` channels, then `kernel` square to `wide`."""
+    """Two convolutions that make the next map: 1x1 to `narrow` channels, then kernel x kernel to `wide`."""
 
     narrow: int
     wide: int
@@ -29,7 +29,7 @@ class Extra(NamedTuple):
     padding: int
 
 
-# Of the maps from the second on: a backbone that gives two leaves the first out.
+# One Extra for each map after the first. A backbone that gives two maps does not need the first Extra.
 FIRST = Extra(256, 512, 3, 2, 1)
 NEXT = Extra(128, 256, 3, 2, 1)
 EXTRAS = {
@@ -39,43 +39,58 @@ EXTRAS = {
 
 
 def extras_for(spec: PriorSpec, backbone_maps: int) -> tuple[Extra, ...]:
-    """Return the extra layers above the backbone: the paper's for SSD300 and SSD512; for other grids each halves."""
+    """Return the extra layers above the backbone.
+
+    The grids of SSD300 and SSD512 get the paper's layers; on other grids each extra layer halves the map.
+
+    Args:
+      spec: the priors, whose `grids` are the sides of all maps.
+      backbone_maps: how many of those maps the backbone gives.
+    """
     halving = (FIRST, FIRST, *(NEXT,) * len(spec.grids))[: len(spec.grids) - 1]
     return EXTRAS.get(spec.grids, halving)[backbone_maps - 1 :]
 
 
 def vgg16(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
-    """conv4_3, its pixels scaled for the heads (section 3.1), and fc7."""
+    """Return the maps of VGG16: conv4_3, L2-normalised for the heads (paper, section 3.1), and fc7."""
     conv4_3, fc7 = VGG16(block, model.width, name="trunk")(images, train=train)
     return [L2Norm(model.l2_scale, name="conv4_3_norm")(conv4_3), fc7]
 
 
 def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
-    """conv4_x."""
+    """Return the one map of ResNet-50, conv4_x."""
     return ResNet50(block, model.width, name="trunk")(images, train=train)
 
 
-# Each maps images to a list of feature maps, the finest first; the extra layers go on from the last.
+# Each function returns a list of feature maps, the finest first; the extra layers continue from the last one.
+# The name "trunk" of a backbone's parameters is part of every checkpoint.
 BACKBONES: dict[str, Callable[..., list[jax.Array]]] = {"vgg16": vgg16, "resnet50": resnet50}
 
 
 class SSD(nn.Module):
-    """SSD: `apply({"params": p, ...}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
+    """SSD as a Flax module: `apply({"params": p}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
 
     Images are RGB minus `MEAN_COLOUR` (see `preprocess`); offsets and logits are float32, in the order of
     `box.make_priors(spec)`. The defaults are the paper's.
 
     Attributes:
       num_classes: C, background included.
-      spec: the priors; `spec.image_size` is S and `spec.grids` the sides of the maps.
+      spec: the priors; `spec.image_size` is S and `spec.grids` are the sides of the maps.
       backbone: "vgg16" (the paper), or "resnet50" (NVIDIA's SSD300), which needs norm="batch".
-      width: multiplies the number of channels of every layer but the heads.
-      norm: None (the paper), or "batch": BatchNorm after every trunk and extra convolution, for training from
-        scratch. It adds a "batch_stats" collection, updated when `train=True`.
+      width: factor, above 0, on the number of channels of every layer but the heads.
+      norm: None (the paper), or "batch": BatchNorm after every convolution of the backbone and the extra layers,
+        for training from scratch. It adds a "batch_stats" collection, updated when `train=True`.
       l2_scale: initial scale of the L2 norm of VGG16's conv4_3.
-      kernel_init, head_init: "xavier" (Caffe's, by fan-in), "he" or "normal" (deviation 0.01); biases start at 0.
-      dtype: "float32" or "bfloat16", of trunk and extra layers. Parameters and heads stay float32.
-      axis_name: the mapped axis of devices over which BatchNorm averages its statistics.
+      kernel_init: how the kernels of the backbone and the extra layers start: "xavier" (Caffe's, by fan-in), "he"
+        or "normal" (standard deviation 0.01). Biases start at 0.
+      head_init: the same for the kernels of the heads.
+      dtype: "float32" or "bfloat16": the type in which the backbone and the extra layers compute. Parameters and
+        heads stay float32.
+      axis_name: the mapped axis of devices over which BatchNorm averages its statistics; None for one device.
+
+    Raises:
+      ValueError: for an option out of its range, when the model is made; for images of another shape, and for a
+        spec whose grids are not the sides of the maps, when it is applied.
     """
 
     num_classes: int
@@ -90,7 +105,7 @@ class SSD(nn.Module):
     backbone: str = "vgg16"
 
     def __post_init__(self) -> None:
-        """Check the options, so that a typo fails before any array is made."""
+        """Check the options, so that a wrong one fails before any array is made."""
         super().__post_init__()
         for field, value, allowed in (
             ("backbone", self.backbone, tuple(BACKBONES)),
@@ -100,20 +115,28 @@ class SSD(nn.Module):
             ("dtype", self.dtype, DTYPES),
         ):
             if value not in allowed:
-                raise ValueError(f"SSD's {field} must be one of {allowed}, got {value!r}")
+                raise ValueError(f"{field} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
         if self.backbone == "resnet50" and self.norm != "batch":
-            raise ValueError(f"backbone resnet50 has BatchNorm: norm must be 'batch', got {self.norm!r}")
+            raise ValueError(f"norm must be 'batch' with backbone resnet50; got {self.norm!r}")
         if self.num_classes < 2:
-            raise ValueError(f"num_classes counts the background, so it is at least 2, got {self.num_classes}")
+            raise ValueError(f"num_classes must be at least 2 (background included); got {self.num_classes}")
         if not self.width > 0:
-            raise ValueError(f"width multiplies channel counts and must be positive, got {self.width}")
+            raise ValueError(f"width must be above 0; got {self.width}")
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Detect in `images`; `train` only matters to BatchNorm."""
+        """Predict offsets and logits for every prior.
+
+        Args:
+          images: [B, S, S, 3], RGB minus `MEAN_COLOUR`.
+          train: normalise by the statistics of the batch, and update the running ones; matters to BatchNorm alone.
+
+        Returns:
+          Offsets [B, P, 4] and logits [B, P, C], float32.
+        """
         size = self.spec.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise ValueError(f"images must have shape [B, {size}, {size}, 3], got {list(images.shape)}")
+            raise ValueError(f"images must have shape [B, {size}, {size}, 3]; got {list(images.shape)}")
         block = partial(
             ConvBlock, norm=self.norm, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name
         )
@@ -132,7 +155,7 @@ class SSD(nn.Module):
 
         grids = tuple(m.shape[1] for m in maps)
         if grids != tuple(self.spec.grids):
-            raise ValueError(f"the spec's grids must be the sides of the maps, {grids}, got {self.spec.grids}")
+            raise ValueError(f"spec.grids must be the sides of the maps, {grids}; got {tuple(self.spec.grids)}")
         offsets, logits = [], []
         for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
             offsets.append(Head(per_cell, 4, self.head_init, name=f"loc{k}")(x))
@@ -141,43 +164,70 @@ class SSD(nn.Module):
 
 
 def describe(model: SSD) -> dict[str, Any]:
-    """Return the model's options as plain JSON values, from which `from_description` makes the same model."""
-    skip = {"parent", "name", "axis_name"}
-    options = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in skip}
+    """Return the options of `model` as JSON values, from which `from_description` makes the same model."""
+    options = {name: getattr(model, name) for name in _options(SSD)}
     return options | {"spec": dataclasses.asdict(model.spec)}
 
 
 def from_description(description: dict[str, Any]) -> SSD:
-    """Make the model that `describe` described, or one from a config's options."""
-    options = description | {"spec": PriorSpec(**deep_tuple(description["spec"]))}
-    if "trunk" in options:  # the name of `backbone` in checkpoints before 0.1
+    """Make the model that `describe` described, or the one of a config's options.
+
+    Args:
+      description: the options of `SSD` by name, of which `num_classes` and `spec` are required; lists may stand for
+        tuples. Checkpoints made before 0.1 say "trunk" for `backbone`.
+
+    Raises:
+      ValueError: for a missing option, one that is unknown, or a value out of its range.
+    """
+    options = dict(description)
+    if "trunk" in options:
         options["backbone"] = options.pop("trunk")
-    return SSD(**options)
+    _check_names("options of a model", options, _options(SSD))
+    _check_names("fields of a model's spec", options["spec"], _options(PriorSpec))
+    return SSD(**options | {"spec": PriorSpec(**deep_tuple(options["spec"]))})
 
 
-# To optimise the many draws of a model would take longer than everything else before the first step.
+def _options(kind: type) -> dict[str, bool]:
+    """Return the names of the fields of a dataclass, but for Flax's own; true where one has no default."""
+    fields = (field for field in dataclasses.fields(kind) if field.name not in ("parent", "name", "axis_name"))
+    return {field.name: field.default is dataclasses.MISSING for field in fields}
+
+
+def _check_names(what: str, given: Any, allowed: dict[str, bool]) -> None:
+    if not isinstance(given, dict) or not given.keys() <= allowed.keys():
+        wrong = next(name for name in given if name not in allowed) if isinstance(given, dict) else given
+        raise ValueError(f"{what} must be among {', '.join(allowed)}; got {wrong!r}")
+    missing = [name for name, required in allowed.items() if required and name not in given]
+    if missing:
+        raise ValueError(f"{what} must include {', '.join(missing)}; got {', '.join(given) or 'none'}")
+
+
+# Initialisation runs once: compile it without optimisation, which would take longer than running it.
 compile_to_run_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-@partial(compile_to_run_once, static_argnames="model")
-def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
-    """Draw a model's variables: {"params": ...}, and "batch_stats" if it has BatchNorm."""
-    return draw(model, key)
+def init_variables(model: SSD, key: jax.Array) -> dict[str, PyTree]:
+    """Draw random variables for `model`: {"params": ...}, and "batch_stats" if it has BatchNorm.
 
-
-def draw(model: SSD, key: jax.Array) -> dict[str, PyTree]:
-    """Do what `initialise` does, as a part of a program that `compile_to_run_once` compiles."""
+    Not compiled: call it inside a function that `compile_to_run_once` compiles, or call `initialise`.
+    """
     size = model.spec.image_size
     return model.init(key, jnp.zeros((1, size, size, 3)))
 
 
+@partial(compile_to_run_once, static_argnames="model")
+def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
+    """Compile and run `init_variables`."""
+    return init_variables(model, key)
+
+
 def variable_shapes(model: SSD) -> dict[str, PyTree]:
-    """Shapes and dtypes of what `initialise` would draw."""
-    return jax.eval_shape(partial(draw, model), jax.random.key(0))
+    """Return the variables of `model` as `jax.ShapeDtypeStruct`s, without computing them."""
+    return jax.eval_shape(partial(init_variables, model), jax.random.key(0))
 
 
 def deep_tuple(value: Any) -> Any:
-    """Turn lists, which JSON knows, into the tuples that make a spec hashable."""
+    """Turn the lists of JSON into tuples, which make a spec hashable."""
     if isinstance(value, dict):
         return {key: deep_tuple(item) for key, item in value.items()}
     return tuple(map(deep_tuple, value)) if isinstance(value, list | tuple) else value

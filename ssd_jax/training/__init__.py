@@ -1,11 +1,12 @@
-"""One step of training: state, learning rate, optimiser and update. Knows an axis name, not the devices behind it."""
+"""One step of training: state, learning rate, optimiser, update. It knows the name of an axis, but no devices."""
 
 from ssd_jax.training.optimizer import is_bias, is_decayed, is_frozen, make_optimizer
 from ssd_jax.training.schedule import make_schedule
 from ssd_jax.training.state import TrainState, create_state
-from ssd_jax.training.step import make_train_step, moving_average
+from ssd_jax.training.step import Targets, make_train_step, moving_average
 
 __all__ = [
+    "Targets",
     "TrainState",
     "create_state",
     "is_bias",

@@ -1,4 +1,4 @@
-"""The update rules: SGD as Caffe has it, or AdamW; layers that are held still."""
+"""The update rules: SGD as in Caffe, or AdamW; frozen layers."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -7,10 +7,12 @@ import jax
 import optax
 
 PyTree = Any
+# Groups of parameters. The names are part of the optimiser state in checkpoints.
+TRAINED, FROZEN = "trained", "held"
 
 
 def is_decayed(params: PyTree) -> PyTree:
-    """Mark what weight decay pulls on: kernels and conv4_3's L2-norm scale, not biases nor BatchNorm."""
+    """Return true for each parameter with weight decay: kernels and the scale of conv4_3's L2 norm."""
 
     def check(path: tuple[Any, ...], _: jax.Array) -> bool:
         names = [entry.key for entry in path]
@@ -20,7 +22,7 @@ def is_decayed(params: PyTree) -> PyTree:
 
 
 def is_bias(params: PyTree) -> PyTree:
-    """Mark the biases of convolutions, which Caffe trains at twice the rate; it does not so those of BatchNorm."""
+    """Return true for each bias of a convolution (Caffe: `lr_mult: 2`). BatchNorm's biases are not included."""
 
     def check(path: tuple[Any, ...], _: jax.Array) -> bool:
         return [entry.key for entry in path[-2:]] == ["conv", "bias"]
@@ -29,10 +31,10 @@ def is_bias(params: PyTree) -> PyTree:
 
 
 def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
-    """Mark the parameters of the layers that `frozen` names (see `make_optimizer`).
+    """Return true for each parameter of the layers that `frozen` names (see `make_optimizer`).
 
     Raises:
-      ValueError: for a name that no layer has, with those there are.
+      ValueError: for a name that no layer has; the message lists the layers.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = ["/".join(entry.key for entry in path) for path, _ in leaves]
@@ -60,37 +62,45 @@ def make_optimizer(
     frozen: tuple[str, ...] = (),
     thaw_step: int = 0,
 ) -> optax.GradientTransformation:
-    """SGD as Caffe trains SSD, or AdamW.
+    """Make the optimiser: SGD as Caffe trains SSD, or AdamW.
 
-    Weight decay is left out for biases (Caffe's `decay_mult: 0`) and for BatchNorm.
+    Biases (Caffe's `decay_mult: 0`) and BatchNorm have no weight decay.
 
     Args:
       schedule: learning rate by step.
-      kind: "sgd", with `momentum`, L2 decay added to the gradient, and biases at `bias_multiplier` times the rate
-        (Caffe's `lr_mult: 2`); or "adamw", with decoupled decay and one rate for all.
-      momentum, weight_decay, bias_multiplier: as above.
-      clip_norm: scale gradients down to this global norm, that of the layers that train; 0 for no clipping.
-      frozen: layers that stay as they are: paths of parameters such as "trunk/conv1_1", "trunk" or
-        "trunk/conv[12]_*", with the wildcards of a shell and whatever is below. They are neither updated nor decayed
-        and gather no momentum. Their BatchNorm still normalises by the batch and its statistics still follow.
-      thaw_step: the step from which they train too, as if the optimiser began there; 0 for never.
+      kind: "sgd", which adds L2 decay to the gradient; or "adamw", with decoupled decay and the betas 0.9 and 0.999.
+      momentum: of "sgd", in [0, 1). AdamW has no such option and does not use it.
+      weight_decay: at least 0.
+      bias_multiplier: factor on the learning rate of convolution biases (Caffe's `lr_mult: 2`). Used by "sgd" alone:
+        AdamW trains all parameters at one rate.
+      clip_norm: scale the gradients of the layers that train down to this global norm; 0 for no clipping.
+      frozen: layers that do not train: paths of parameters such as "trunk/conv1_1", "trunk" or "trunk/conv[12]_*",
+        with the wildcards of a shell; a path includes all below it. Frozen layers are neither updated nor decayed,
+        and gather no momentum. Their BatchNorm still normalises by the batch and updates its running statistics.
+      thaw_step: the step from which the frozen layers train too, with an optimiser state that starts there; 0 for
+        never.
 
     Raises:
-      ValueError: for a wrong `kind` or `thaw_step`; from the optimiser's `init`, for a frozen layer that is none.
+      ValueError: for a value out of its range. The optimiser's `init` raises it for a frozen layer that does not
+        exist.
     """
-    if clip_norm < 0:
-        raise ValueError(f"clip_norm must be at least 0, got {clip_norm}")
+    numbers = {"weight_decay": weight_decay, "bias_multiplier": bias_multiplier, "clip_norm": clip_norm}
+    for name, value in numbers.items():
+        if not value >= 0:
+            raise ValueError(f"optimizer.{name} must be at least 0; got {value}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"optimizer.momentum must be at least 0 and less than 1; got {momentum}")
     if kind not in ("sgd", "adamw"):
-        raise ValueError(f"optimizer kind must be sgd or adamw, got {kind!r}")
+        raise ValueError(f"optimizer.kind must be sgd or adamw; got {kind!r}")
     if thaw_step < 0 or (thaw_step and not frozen):
-        raise ValueError(f"thaw_step must be at least 0, and 0 where nothing is frozen, got {thaw_step}")
+        raise ValueError(f"optimizer.thaw_step must be at least 0, and 0 if no layer is frozen; got {thaw_step}")
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
 
     def rule(schedule: optax.Schedule) -> optax.GradientTransformation:
         if kind == "adamw":
             return optax.adamw(schedule, weight_decay=weight_decay, mask=is_decayed)
-        # Caffe's momentum buffer holds gradients times the learning rate, so that a decay of the rate takes effect
-        # gradually: v = m v + lr g. Hence the rate comes before the momentum.
+        # Caffe multiplies gradients by the learning rate before the momentum, v = m v + lr g, so that a decay of the
+        # rate takes effect gradually.
         return optax.chain(
             optax.add_decayed_weights(weight_decay, mask=is_decayed),
             optax.scale_by_learning_rate(schedule),
@@ -101,21 +111,22 @@ def make_optimizer(
     if not frozen:
         return optax.chain(*clip, rule(schedule))
 
-    def held(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Zero until `thaw_step`, then what `inner` makes of it."""
+    def from_thaw_step(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return zeros before `thaw_step`, then the updates of `inner`."""
         if not thaw_step:
             return optax.set_to_zero()
         return optax.conditionally_mask(inner, lambda step: step >= thaw_step)
 
-    def is_held(params: PyTree) -> PyTree:
+    def mask(params: PyTree) -> PyTree:
         return is_frozen(params, frozen)
 
     def group(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda is_held: "held" if is_held else "trained", is_held(params))
+        return jax.tree.map(lambda frozen: FROZEN if frozen else TRAINED, mask(params))
 
+    # `conditionally_mask` starts the inner state at `thaw_step`, so that its step counts from there.
     later = rule(lambda step: schedule(step + thaw_step))
     return optax.chain(
-        optax.masked(held(optax.identity()), is_held),
+        optax.masked(from_thaw_step(optax.identity()), mask),  # clipping must not see frozen layers' gradients
         *clip,
-        optax.partition({"trained": rule(schedule), "held": held(later)}, group),
+        optax.partition({TRAINED: rule(schedule), FROZEN: from_thaw_step(later)}, group),
     )

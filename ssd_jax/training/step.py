@@ -1,8 +1,7 @@
-"""One step of training."""
+"""One step of training: augmentation, matching, loss, gradients and update."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,22 @@ from ssd_jax.training.state import TrainState
 
 PyTree = Any
 Batch = dict[str, jax.Array]
-Sums = tuple[PyTree, jax.Array, jax.Array]  # gradients, localisation loss, confidence loss
+
+
+class Targets(NamedTuple):
+    """Images as the model takes them, and what it should predict for each prior."""
+
+    images: jax.Array  # [B, S, S, 3]
+    offsets: jax.Array  # [B, P, 4]
+    labels: jax.Array  # [B, P], 0 for background
+
+
+class Sums(NamedTuple):
+    """Gradients and losses, summed over images and divided by the positives of the whole batch."""
+
+    gradients: PyTree
+    loc: jax.Array  # []
+    conf: jax.Array  # []
 
 
 def make_train_step(
@@ -26,9 +40,8 @@ def make_train_step(
     priors: jax.Array,
     augment_options: AugmentOptions,
     *,
-    match_threshold: float = 0.5,
-    negative_ratio: float = 3.0,
     accumulate: int = 1,
+    unroll: bool = False,
     ema_decay: float = 0.0,
     skip_nonfinite: bool = False,
     frozen: tuple[str, ...] = (),
@@ -36,105 +49,100 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Build `train_step(state, batch, key) -> (state, metrics)`.
 
-    `batch` is a share of what `batching.train_batches` yields, `key` the run's seed. Sums over the images are
-    divided by the number of positives of all devices on `axis_name`, so the update does not depend on how a batch
-    is spread; nor do the random keys, which are drawn from the step and each image's place in the global batch.
+    `batch` is one device's share of a batch of `data.train_batches`; `key` is the seed of the run. Sums over the
+    images are divided by the number of positives on all devices of `axis_name`, and each image's random key comes
+    from the step and the image's place in the global batch. So the update does not depend on the number of devices.
 
     Args:
-      model, optimizer, priors, augment_options: what to train, and how.
-      match_threshold: IoU from which a prior is matched (see `box.match`).
-      negative_ratio: mined negatives per positive (see `multibox_loss`).
-      accumulate: parts into which each device splits its images; it walks them one after the other and adds their
-        gradients up, in the memory of one part. The update is that of the whole batch, since all parts are divided
-        by all its positives; but BatchNorm normalises each part by the part's own statistics.
-      ema_decay: keep `state.ema`, an average of parameters and BatchNorm statistics (see `moving_average`); 0 for
-        none.
-      skip_nonfinite: leave the state as it was, but for the step, when the loss or the gradient's norm is not
-        finite, and count it in `state.skipped` and `metrics["skipped"]`. The learning rate counts the updates made.
-      frozen: layers that the optimiser never moves (see `make_optimizer`), whose gradients need no computing: they
+      model: what to train.
+      optimizer: made by `make_optimizer`.
+      priors: [P, 4], as `box.make_priors(model.spec)`.
+      augment_options: how to augment the images.
+      accumulate: gradient accumulation steps. Each device computes the gradients of so many microbatches one after
+        the other and adds them up, in the memory of one microbatch. The update is that of the whole batch, because
+        every microbatch is divided by the positives of the whole batch; but BatchNorm normalises each microbatch by
+        its own statistics.
+      unroll: unroll the loop over the microbatches. Needed on a CPU, where XLA computes the gradients of kernels
+        about twenty times more slowly inside a loop; elsewhere it only takes longer to compile.
+      ema_decay: decay of the moving average `state.ema` (see `moving_average`), in [0, 1); 0 for no average.
+      skip_nonfinite: make no update when the loss or the gradient's norm is not finite: only `state.step` and
+        `state.skipped` change, and the optimiser's own step, which sets the learning rate, does not. The count is in
+        `metrics["skipped"]`.
+      frozen: layers that the optimiser never updates (see `make_optimizer`). Their gradients are not computed: they
         are 0.
-      axis_name: the mapped axis of devices.
+      axis_name: the mapped axis of devices; None for one device.
 
     Raises:
-      ValueError: for an option out of its range; when first called, for a share of images that `accumulate` does
-        not divide, and for a state that does not fit `ema_decay`.
+      ValueError: for an option out of its range. The step raises it when first called, for a batch that `accumulate`
+        does not divide and for a state that does not fit `ema_decay`.
     """
     if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        raise ValueError(f"accumulate must be at least 1; got {accumulate}")
     if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay must be at least 0 and less than 1, got {ema_decay}")
+        raise ValueError(f"ema_decay must be at least 0 and less than 1; got {ema_decay}")
     model = model.clone(axis_name=axis_name)
 
-    def total(tree: PyTree) -> PyTree:
+    def sum_over_devices(tree: PyTree) -> PyTree:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def prepare(key: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def prepare(key: jax.Array, batch: Batch) -> Targets:
+        """Augment the images and match their boxes to the priors."""
         keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch["position"])
         images, boxes, labels = jax.vmap(
             lambda key, image, size, boxes, labels: augment(
                 key, image, size, boxes, labels, image_size=model.spec.image_size, options=augment_options
             )
         )(keys, batch["images"], batch["sizes"], batch["boxes"], batch["labels"])
-        offsets, targets = jax.vmap(lambda b, l: assign(b, l, priors, threshold=match_threshold))(boxes, labels)
-        return images, offsets, targets  # [B, S, S, 3], [B, P, 4], [B, P]
+        return Targets(images, *jax.vmap(lambda b, l: assign(b, l, priors))(boxes, labels))
 
-    def loss_share(
-        params: PyTree,
-        batch_stats: PyTree,
-        normaliser: jax.Array,
-        images: jax.Array,
-        target_offsets: jax.Array,
-        target_labels: jax.Array,
+    def loss_fn(
+        params: PyTree, batch_stats: PyTree, normaliser: jax.Array, targets: Targets
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
         if frozen:
-            held = is_frozen(params, frozen)
-            params = jax.tree.map(lambda p, held: jax.lax.stop_gradient(p) if held else p, params, held)
+            mask = is_frozen(params, frozen)
+            params = jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, mask)
         variables = {"params": params, "batch_stats": batch_stats}
-        (offsets, logits), updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        loc, conf, _ = jax.vmap(partial(multibox_loss, negative_ratio=negative_ratio))(
-            offsets, logits, target_offsets, target_labels
-        )
+        (offsets, logits), updated = model.apply(variables, targets.images, train=True, mutable=["batch_stats"])
+        loc, conf, _ = jax.vmap(multibox_loss)(offsets, logits, targets.offsets, targets.labels)
         loc, conf = jnp.sum(loc) / normaliser, jnp.sum(conf) / normaliser
         return loc + conf, (loc, conf, updated.get("batch_stats", {}))
 
-    def sums_of(
-        state: TrainState, batch_stats: PyTree, normaliser: jax.Array, part: tuple[jax.Array, ...]
+    def gradients_of(
+        state: TrainState, batch_stats: PyTree, normaliser: jax.Array, targets: Targets
     ) -> tuple[Sums, PyTree]:
-        gradients, (loc, conf, batch_stats) = jax.grad(loss_share, has_aux=True)(
-            state.params, batch_stats, normaliser, *part
+        gradients, (loc, conf, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+            state.params, batch_stats, normaliser, targets
         )
-        return (gradients, loc, conf), batch_stats
+        return Sums(gradients, loc, conf), batch_stats
 
-    def walk_parts(state: TrainState, normaliser: jax.Array, share: tuple[jax.Array, ...]) -> tuple[Sums, PyTree]:
-        """Sum gradients and losses over the parts of this device's share, one part after the other."""
-        images = len(share[0])
+    def accumulate_gradients(state: TrainState, normaliser: jax.Array, targets: Targets) -> tuple[Sums, PyTree]:
+        """Add up gradients and losses over the microbatches of this device."""
+        images = len(targets.images)
         if images % accumulate:
-            raise ValueError(f"accumulate must divide the {images} images of a device, got {accumulate}")
+            raise ValueError(f"accumulate must divide the {images} images of a device; got {accumulate}")
         if accumulate == 1:
-            return sums_of(state, state.batch_stats, normaliser, share)
+            return gradients_of(state, state.batch_stats, normaliser, targets)
 
-        def add_part(carry: tuple[Sums, PyTree], part: tuple[jax.Array, ...]) -> tuple[tuple[Sums, PyTree], None]:
+        def add_microbatch(carry: tuple[Sums, PyTree], microbatch: Targets) -> tuple[tuple[Sums, PyTree], None]:
             sums, batch_stats = carry
-            more, batch_stats = sums_of(state, batch_stats, normaliser, part)
+            more, batch_stats = gradients_of(state, batch_stats, normaliser, microbatch)
             return (jax.tree.map(jnp.add, sums, more), batch_stats), None
 
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), share)
-        zeros = jax.tree.map(jnp.zeros_like, (state.params, normaliser, normaliser))
-        # Inside a loop, XLA's CPU code takes some twenty times longer for the gradients of the kernels.
-        unroll = jax.default_backend() == "cpu"
-        return jax.lax.scan(add_part, (zeros, state.batch_stats), parts, unroll=unroll)[0]
+        microbatches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), targets)
+        zeros = jax.tree.map(jnp.zeros_like, Sums(state.params, normaliser, normaliser))
+        return jax.lax.scan(add_microbatch, (zeros, state.batch_stats), microbatches, unroll=unroll)[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         if bool(state.ema) != bool(ema_decay):
             raise ValueError(
-                f"a state is created with ema=True if ema_decay is above 0 and only then, got ema={bool(state.ema)} "
-                f"and ema_decay={ema_decay}"
+                f"state.ema must exist if and only if ema_decay is above 0; got ema={bool(state.ema)} and "
+                f"ema_decay={ema_decay}"
             )
-        share = prepare(jax.random.fold_in(key, state.step), batch)
-        positives = total(jnp.sum(share[2] > 0))
+        targets = prepare(jax.random.fold_in(key, state.step), batch)
+        positives = sum_over_devices(jnp.sum(targets.labels > 0))
         normaliser = jnp.maximum(positives, 1).astype(jnp.float32)
-        sums, batch_stats = walk_parts(state, normaliser, share)
-        gradients, loc, conf = total(sums)
+        sums, batch_stats = accumulate_gradients(state, normaliser, targets)
+        gradients, loc, conf = sum_over_devices(sums)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         after = state.replace(
@@ -160,10 +168,16 @@ def make_train_step(
 
 
 def moving_average(average: PyTree, latest: PyTree, *, decay: float, step: jax.Array) -> PyTree:
-    """Exponential moving average: d * average + (1 - d) * latest, leaf by leaf.
+    """Update an exponential moving average: d * average + (1 - d) * latest, leaf by leaf.
 
-    d is `decay`, but at most (1 + t) / (10 + t) at step t = 0, 1, ...: a long memory does not hold on to the start
-    of the run (the warm-up of TensorFlow's `ExponentialMovingAverage(num_updates=t)`).
+    d is the smaller of `decay` and (1 + t) / (10 + t), so that the average soon forgets the random start of the run.
+    TensorFlow's `ExponentialMovingAverage(num_updates=t)` does the same.
+
+    Args:
+      average: the average so far.
+      latest: the newest values, of the same structure.
+      decay: in (0, 1).
+      step: [], t = 0, 1, ...
     """
     t = step.astype(jnp.float32)
     decay = jnp.minimum(decay, (1 + t) / (10 + t))

@@ -1,4 +1,4 @@
-"""A bfloat16 trunk: what stays float32, and that a trained model predicts the same."""
+"""A bfloat16 backbone: which values stay float32, and that a trained model predicts the same."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 
 @pytest.fixture(scope="module")
 def trained():
-    """Variables of the tests' model after 40 steps: its scores reach from 0 to 1, as a trained one's."""
+    """Return the variables of the tests' model after 40 steps, when its scores reach from 0 to 1."""
     optimizer = tiny.adamw(5e-3)
     state = create_state(jax.random.key(0), tiny.MODEL, optimizer)
     step = jax.jit(tiny.train_step(optimizer), donate_argnums=0)
@@ -27,7 +27,7 @@ def trained():
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])
-def test_trunk_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(backbone):
+def test_backbone_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(backbone):
     model = tiny.MODEL.clone(dtype="bfloat16", backbone=backbone)
 
     def run(key, images):
@@ -44,7 +44,7 @@ def test_trunk_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(ba
 
 
 def test_a_trained_model_predicts_the_same(trained):
-    source = tiny.Images(32)  # half of them it has seen
+    source = tiny.Images(32)  # the model was trained on half of them
     images = preprocess(np.stack([source[i].image for i in range(32)]))
 
     def predictions(dtype):
@@ -52,10 +52,10 @@ def test_a_trained_model_predicts_the_same(trained):
         boxes = jax.vmap(lambda offsets: decode(offsets, tiny.PRIORS))(offsets)
         return np.asarray(boxes), np.asarray(jax.nn.softmax(logits))[:, :, 1:]
 
-    (boxes, scores), (their_boxes, their_scores) = predictions("float32"), predictions("bfloat16")
+    (boxes, scores), (boxes16, scores16) = predictions("float32"), predictions("bfloat16")
     # bfloat16 keeps 8 bits. Through 20 layers it moves outputs by about a hundredth of their spread: logits of +-8 by
     # 0.1, scores by at most a quarter of that.
-    assert np.max(np.abs(their_scores - scores)) < 0.04
-    found = np.max(np.maximum(scores, their_scores), axis=-1) > 0.3
-    assert np.min(paired_iou(boxes[found], their_boxes[found])) > 0.95
+    assert np.max(np.abs(scores16 - scores)) < 0.04
+    found = np.max(np.maximum(scores, scores16), axis=-1) > 0.3
+    assert np.min(paired_iou(boxes[found], boxes16[found])) > 0.95
     assert np.sum(found) > 50

@@ -1,4 +1,4 @@
-"""Caffe's layers, by numbers computed by hand."""
+"""The layers against numbers computed by hand."""
 
 import flax.linen as nn
 import jax
@@ -9,24 +9,24 @@ import pytest
 from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, pool2, pool5
 
 
-def test_channel_norm_is_a_unit_vector_times_the_scale():
+def test_l2_norm_is_a_unit_vector_times_the_scale():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
     y = L2Norm(initial_scale=20.0).apply({"params": {"scale": jnp.array([20.0, 10.0])}}, x)
     np.testing.assert_allclose(y, [[20 * 3 / 5, 10 * 4 / 5], [0, 0]], rtol=1e-6)
 
 
-def test_channel_norm_starts_at_its_scale():
+def test_l2_norm_starts_at_its_scale():
     params = L2Norm(initial_scale=8.0).init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))["params"]
     np.testing.assert_array_equal(params["scale"], [8.0, 8.0, 8.0])
 
 
-def test_channel_norm_has_a_finite_gradient_at_an_all_zero_pixel():
+def test_l2_norm_has_a_finite_gradient_at_an_all_zero_pixel():
     norm = L2Norm()
     gradient = jax.grad(lambda x: jnp.sum(norm.apply({"params": {"scale": jnp.full(3, 20.0)}}, x)))(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
 
 
-def test_channel_norm_sums_squares_in_float32():
+def test_l2_norm_sums_squares_in_float32():
     x = jnp.full((1, 512), 100.0, jnp.bfloat16)  # the sum of squares, 5.12e6, is far beyond bfloat16's resolution
     y = L2Norm().apply({"params": {"scale": jnp.full(512, 20.0)}}, x)
     assert y.dtype == jnp.bfloat16
@@ -38,21 +38,21 @@ def test_pool2_rounds_odd_sides_up(side, pooled):
     assert pool2(jnp.zeros((1, side, side, 2))).shape == (1, pooled, pooled, 2)
 
 
-def test_pool2_takes_the_largest_of_each_window_and_of_what_is_left_at_the_edge():
+def test_pool2_takes_the_largest_of_each_window_and_of_a_partial_window_at_the_edge():
     x = jnp.arange(-9.0, 0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(pool2(x)[0, :, :, 0], [[-5, -4], [-2, -1]])
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 5, 2)])
 def test_pool2_and_its_gradient_are_those_of_a_window_reduction(shape):
-    x = jnp.round(2 * jax.random.normal(jax.random.key(0), shape))  # with ties: the first of a window gets it all
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), shape))  # has ties, where the first of a window gets all
 
     def reduction(x):
         return nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
     np.testing.assert_array_equal(pool2(x), reduction(x))
-    ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2))(x) for f in (pool2, reduction))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    gradient, expected = (jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2))(x) for f in (pool2, reduction))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -84,7 +84,7 @@ def test_a_block_with_batch_norm_has_no_bias_and_updates_its_statistics_only_in_
 
 
 def test_the_order_of_a_heads_outputs_is_the_order_of_the_priors():
-    # One bright cell must answer at that cell's priors: row before column, cell before shape.
+    # A feature in one cell must appear at the priors of that cell: row before column, cell before shape.
     (row, column), k, per_cell = (5, 2), 2, 4
     feature = jnp.zeros((1, 8, 8, 7)).at[0, row, column, 0].set(1.0)
     kernel = jnp.zeros((3, 3, 7, per_cell * 4)).at[1, 1, 0, 4 * k : 4 * k + 4].set(jnp.arange(1.0, 5))

@@ -1,7 +1,9 @@
 """SSD's shapes, sizes and options."""
 
 import json
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def count(variables):
 
 
 def ssd512_parameters(classes):
-    """Layer by layer: weights and biases of square convolutions, and the L2 norm's 512 scales."""
+    """Count layer by layer: weights and biases of the convolutions, and the 512 scales of the L2 norm."""
     vgg = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]
     layers = [(3, *c) for c in [*vgg, *[(512, 512)] * 5, (512, 1024)]] + [(1, 1024, 1024)]
     layers += [(1, 1024, 256), (3, 256, 512), (1, 512, 128), (3, 128, 256)]
@@ -67,7 +69,7 @@ def test_width_scales_every_layer_but_the_heads():
     assert variables["params"]["conf1"]["conv"]["kernel"].shape == (3, 3, 256, 6 * 3)
 
 
-def test_a_model_survives_the_trip_through_json():
+def test_a_description_in_json_makes_the_same_model():
     model = SSD(
         7, TINY, width=0.5, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal", dtype="bfloat16"
     )
@@ -82,11 +84,11 @@ def test_preprocess_subtracts_the_mean_colour():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "group"}, r"norm must be one of \(None, 'batch'\), got 'group'"),
-        ({"dtype": "float16"}, r"dtype must be one of .*, got 'float16'"),
-        ({"kernel_init": "zero"}, r"kernel_init must be one of .*, got 'zero'"),
-        ({"width": 0.0}, r"width .* must be positive, got 0.0"),
-        ({"num_classes": 1}, r"at least 2, got 1"),
+        ({"norm": "group"}, "^norm must be one of None, 'batch'; got 'group'$"),
+        ({"dtype": "float16"}, "^dtype must be one of 'float32', 'bfloat16'; got 'float16'$"),
+        ({"kernel_init": "zero"}, "^kernel_init must be one of 'xavier', 'he', 'normal'; got 'zero'$"),
+        ({"width": 0.0}, r"^width must be above 0; got 0\.0$"),
+        ({"num_classes": 1}, r"^num_classes must be at least 2 \(background included\); got 1$"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -95,11 +97,46 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"images must have shape \[B, 64, 64, 3\], got \[1, 32, 32, 3\]"):
+    with pytest.raises(ValueError, match=r"images must have shape \[B, 64, 64, 3\]; got \[1, 32, 32, 3\]"):
         SSD(3, TINY).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
 def test_a_spec_whose_grids_are_not_the_maps_is_refused():
     spec = PriorSpec(64, (8, 4, 3), (8.0, 16.0, 32.0), (8.0, 16.0, 28.0, 40.0), ((2.0,),) * 3)
-    with pytest.raises(ValueError, match=r"sides of the maps, \(8, 4, 2\), got \(8, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"sides of the maps, \(8, 4, 2\); got \(8, 4, 3\)"):
         shapes_of(SSD(3, spec))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"anchors": 3}, "^options of a model must be among num_classes, spec, .*, backbone; got 'anchors'$"),
+        ({"axis_name": "batch"}, "got 'axis_name'$"),  # of a training step, not of a model
+        ({"spec": None}, "^fields of a model's spec must be among image_size, .*; got None$"),
+        ({"spec": {"image_size": 300, "scales": 3}}, "^fields of a model's spec must be among .*; got 'scales'$"),
+        ({"spec": {"image_size": 300}}, "^fields of a model's spec must include grids, .*ratios; got image_size$"),
+    ],
+)
+def test_a_description_of_another_version_is_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_description(describe(SSD(3, TINY)) | changes)
+
+
+@pytest.mark.parametrize("missing", ["num_classes", "spec"])
+def test_a_description_without_a_required_option_is_refused(missing):
+    description = describe(SSD(3, TINY))
+    del description[missing]
+    with pytest.raises(ValueError, match=f"^options of a model must include {missing}; got "):
+        from_description(description)
+
+
+def test_flax_tabulates_the_layers():
+    table = nn.tabulate(
+        SSD(21, SSD300_VOC),
+        jax.random.key(0),
+        compute_flops=True,
+        console_kwargs={"force_terminal": False, "width": 200},
+    )(jnp.zeros((1, 300, 300, 3)))
+    assert "Total Parameters: 26,285,486" in table
+    flops = next(int(n) for line in table.splitlines() if "VGG16" in line for n in re.findall(r"\d{9,}", line))
+    assert flops == pytest.approx(57.2e9, rel=1e-3)

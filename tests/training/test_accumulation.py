@@ -1,4 +1,4 @@
-"""A batch in parts must train as the whole batch does."""
+"""Gradient accumulation must train as the whole batch at once does."""
 
 import jax
 import numpy as np
@@ -28,22 +28,22 @@ def train(devices, accumulate):
     return before, np.asarray(ravel_pytree(state.params)[0]), metrics
 
 
-def test_parts_add_up_to_the_batch():
+def test_microbatches_add_up_to_the_batch():
     counts = (BATCH["labels"] > 0).sum(axis=1)
-    assert len(set(counts)) > 2 and 0 in counts  # parts differ in their positives
+    assert len(set(counts)) > 2 and 0 in counts  # microbatches differ in their positives
     before, expected, expected_metrics = train(devices=1, accumulate=1)
     _, got, metrics = train(devices=2, accumulate=4)
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
-    # What counts is how far the moves differ: dividing each part by its own positives would make over 0.1.
+    # Compare the moves: with each microbatch divided by its own positives they would differ by more than 0.1.
     assert np.linalg.norm(got - expected) < 1e-3 * np.linalg.norm(expected - before)
 
 
-def test_parts_of_different_size_are_refused():
+def test_microbatches_of_different_size_are_refused():
     optimizer = tiny.sgd()
     state = create_state(jax.random.key(0), MODEL, optimizer)
     step = tiny.train_step(optimizer, model=MODEL, accumulate=3)
-    with pytest.raises(ValueError, match="accumulate must divide the 8 images of a device, got 3"):
+    with pytest.raises(ValueError, match="accumulate must divide the 8 images of a device; got 3"):
         jax.eval_shape(step, state, BATCH, jax.random.key(1))
-    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="accumulate must be at least 1; got 0"):
         tiny.train_step(optimizer, accumulate=0)

@@ -1,4 +1,4 @@
-"""The average of the weights against a loop."""
+"""The moving average of the weights, against a loop."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from ssd_jax.training import moving_average
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.9])
-def test_the_average_is_that_of_a_loop(decay):
+def test_the_average_equals_a_loop(decay):
     values = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     expected, average = values[0].astype(np.float64), {"x": jnp.asarray(values[0])}
     for t, value in enumerate(values[1:]):
@@ -18,8 +18,8 @@ def test_the_average_is_that_of_a_loop(decay):
     np.testing.assert_allclose(average["x"], expected, rtol=1e-5)
 
 
-def test_a_long_memory_begins_short():
-    # Step 0: 1/10 of the start; step 1: 2/11 of that; step 2: 3/12 of that.
+def test_the_decay_is_small_at_the_start_of_a_run():
+    # The start is multiplied by 1/10 at step 0, by 2/11 at step 1 and by 3/12 at step 2.
     average = jnp.float32(1.0)
     for t in range(3):
         average = moving_average(average, jnp.float32(0.0), decay=0.9999, step=jnp.int32(t))

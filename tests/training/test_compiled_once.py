@@ -1,4 +1,4 @@
-"""A run compiles its step once and updates the state in place."""
+"""A run compiles its step once, and the step reuses the memory of the state."""
 
 import logging
 
@@ -11,7 +11,7 @@ from ssd_jax.training import create_state
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 
-def test_the_step_is_compiled_once_and_takes_its_state(caplog):
+def test_the_step_is_compiled_once_and_donates_its_state(caplog):
     model, optimizer, devices = tiny.SHORT.clone(norm=None), tiny.sgd(1e-4), jax.devices()[:2]
     batch = split(tiny.first_batch(tiny.Images(), 8), 2)
     step = over_devices(tiny.train_step(optimizer, model=model, accumulate=4, axis_name=AXIS), devices)

@@ -1,4 +1,4 @@
-"""The optimiser against Caffe's loop, the loss, and what one model can learn."""
+"""The optimiser against Caffe's loop, the schedules, and a model that learns one image by heart."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def params_like_ssd():
     }
 
 
-def test_decay_is_for_kernels_and_the_l2_scale_and_double_rate_for_biases():
+def test_kernels_and_the_l2_scale_decay_and_convolution_biases_have_the_double_rate():
     decayed, bias = is_decayed(params_like_ssd()), is_bias(params_like_ssd())
     assert decayed == {
         "trunk": {"conv1_1": {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}},
@@ -35,7 +35,7 @@ def test_decay_is_for_kernels_and_the_l2_scale_and_double_rate_for_biases():
     }
 
 
-def test_sgd_is_caffes_solver():
+def test_sgd_follows_caffes_solver():
     # SGDSolver: g += decay * w; v = momentum * v + rate * lr_mult * g; w -= v. The rate falls at step 2.
     rates = [0.1, 0.1, 0.01, 0.01]
     schedule = make_schedule(learning_rate=0.1, steps=4, kind="multistep", boundaries=(2,))
@@ -65,7 +65,7 @@ def test_clipping_bounds_the_gradients_norm():
     np.testing.assert_allclose(updates["loc0"]["conv"]["bias"], -0.8, rtol=1e-6)
 
 
-def test_multistep_falls_at_its_boundaries():
+def test_multistep_drops_at_its_boundaries():
     schedule = make_schedule(learning_rate=1e-3, steps=120, kind="multistep", boundaries=(80, 100))
     rates = [float(schedule(s)) for s in (0, 79, 80, 99, 100, 119)]
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
@@ -84,13 +84,13 @@ def test_warm_up_rises_linearly_and_does_not_move_the_boundaries(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "linear"}, "must be constant, multistep or cosine, got 'linear'"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"learning_rate": -1.0}, r"schedule\.learning_rate must be above 0, got -1\.0"),
-        ({"learning_rate": float("nan")}, r"schedule\.learning_rate must be above 0, got nan"),
-        ({"warmup_steps": 100}, r"schedule\.warmup_steps .* less than steps=100, got 100"),
-        ({"kind": "multistep"}, r"increasing boundaries, got \(\)"),
-        ({"kind": "multistep", "boundaries": (5, 3)}, r"increasing boundaries, got \(5, 3\)"),
+        ({"kind": "linear"}, "^schedule.kind must be constant, multistep or cosine; got 'linear'$"),
+        ({"steps": 0}, "^steps must be at least 1; got 0$"),
+        ({"learning_rate": -1.0}, r"schedule\.learning_rate must be above 0; got -1\.0"),
+        ({"learning_rate": float("nan")}, r"schedule\.learning_rate must be above 0; got nan"),
+        ({"warmup_steps": 100}, r"schedule\.warmup_steps .* less than steps=100; got 100"),
+        ({"kind": "multistep"}, r"^schedule\.boundaries must be increasing steps for kind multistep; got \(\)$"),
+        ({"kind": "multistep", "boundaries": (5, 3)}, r"increasing steps .*; got \(5, 3\)$"),
     ],
 )
 def test_wrong_schedules_are_refused(options, message):
@@ -98,12 +98,33 @@ def test_wrong_schedules_are_refused(options, message):
         make_schedule(**{"learning_rate": 1.0, "steps": 100} | options)
 
 
-def test_a_wrong_optimizer_is_refused():
-    with pytest.raises(ValueError, match="must be sgd or adamw, got 'adam'"):
-        make_optimizer(lambda _: 1.0, kind="adam")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "adam"}, "optimizer.kind must be sgd or adamw; got 'adam'"),
+        ({"momentum": 1.0}, "optimizer.momentum must be at least 0 and less than 1; got 1.0"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay must be at least 0; got -0.1"),
+        ({"bias_multiplier": float("nan")}, "optimizer.bias_multiplier must be at least 0; got nan"),
+        ({"clip_norm": -1.0}, "optimizer.clip_norm must be at least 0; got -1.0"),
+    ],
+)
+def test_wrong_optimizers_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make_optimizer(lambda _: 1.0, **options)
 
 
-def test_one_image_overfits_and_the_detector_returns_its_boxes():
+def test_adamw_uses_neither_momentum_nor_bias_multiplier():
+    # The configs inherit both from SGD's: what they are set to must not matter.
+    params = {"loc0": {"conv": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}}
+    updates = []
+    for options in ({}, {"momentum": 0.1, "bias_multiplier": 7.0}):
+        optimizer = make_optimizer(lambda _: 0.1, kind="adamw", weight_decay=0.0, **options)
+        updates.append(optimizer.update(params, optimizer.init(params), params)[0])
+    assert updates[0] == updates[1]
+    assert updates[0]["loc0"]["conv"]["kernel"] == updates[0]["loc0"]["conv"]["bias"]
+
+
+def test_a_model_overfits_one_image_and_the_detector_returns_its_boxes():
     source = tiny.Images()
     example = source[3]
     assert len(example.boxes) == 3

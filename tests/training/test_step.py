@@ -1,6 +1,6 @@
-"""What a step does beyond plain descent: it averages, walks parts, and leaves out what is not finite.
+"""What a step does beyond gradient descent: average, accumulate gradients, skip updates that are not finite.
 
-All of it at once in one compiled step, since compiling is what takes the time.
+One compiled step does all three, because compiling takes most of the time.
 """
 
 import jax
@@ -57,7 +57,7 @@ def test_a_batch_without_objects_has_no_loss_and_moves_nothing(state, plain):
         np.testing.assert_array_equal(before_leaf, after_leaf)
 
 
-def test_batchnorm_takes_the_statistics_of_each_part_in_turn(state, plain):
+def test_batchnorm_uses_the_statistics_of_each_microbatch_in_turn(state, plain):
     @jax.jit
     def statistics_after(batch_stats, images):
         variables = {"params": state.params, "batch_stats": batch_stats}
@@ -65,8 +65,8 @@ def test_batchnorm_takes_the_statistics_of_each_part_in_turn(state, plain):
         return updated["batch_stats"]
 
     expected = state.batch_stats
-    for part in (BATCH["images"][:2], BATCH["images"][2:]):
-        expected = statistics_after(expected, part)
+    for images in (BATCH["images"][:2], BATCH["images"][2:]):
+        expected = statistics_after(expected, images)
     after, _ = plain(state, BATCH, KEY)
     for got, wanted in pairs(after.batch_stats, expected):
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
@@ -81,18 +81,18 @@ def test_a_finite_update_is_made_with_or_without_skipping(state, plain, skipping
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def nan_in_the_trunk(params):
+def nan_in_the_backbone(params):
     params["trunk"]["conv1"]["conv"]["kernel"] *= jnp.nan
 
 
 def overflowing_gradient(params):
-    """Compute the same, from features so large that the square of a kernel's gradient is beyond float32."""
+    """Scale features up and heads down: the outputs stay, but a gradient's square is beyond float32."""
     params["conv4_3_norm"]["scale"] *= 1e20
     for head in ("loc0", "conf0"):
         params[head]["conv"]["kernel"] *= 1e-20
 
 
-@pytest.mark.parametrize(("damage", "finite_loss"), [(nan_in_the_trunk, False), (overflowing_gradient, True)])
+@pytest.mark.parametrize(("damage", "finite_loss"), [(nan_in_the_backbone, False), (overflowing_gradient, True)])
 def test_an_update_that_is_not_finite_moves_nothing_but_the_counters(state, skipping, damage, finite_loss):
     params = jax.tree.map(jnp.copy, state.params)
     damage(params)
@@ -107,9 +107,9 @@ def test_an_update_that_is_not_finite_moves_nothing_but_the_counters(state, skip
         np.testing.assert_array_equal(a, b)
 
 
-def test_without_skipping_it_spoils_the_weights(state, plain):
+def test_without_skipping_the_weights_become_nan(state, plain):
     params = jax.tree.map(jnp.copy, state.params)
-    nan_in_the_trunk(params)
+    nan_in_the_backbone(params)
     after, metrics = plain(state.replace(params=params), BATCH, KEY)
     assert "skipped" not in metrics
     assert np.isnan(metrics["loss"])
@@ -117,7 +117,7 @@ def test_without_skipping_it_spoils_the_weights(state, plain):
 
 
 @pytest.mark.parametrize("ema", [True, False])
-def test_a_run_and_its_average_begin_at_the_weights_it_starts_from(ema):
+def test_a_run_and_its_average_start_from_the_given_weights(ema):
     state = create_state(jax.random.key(0), tiny.SHORT, OPTIMIZER, ema=ema)
     weights = jax.tree.map(lambda x: np.asarray(x) + 1, state.variables)
     state = state.starting_from(weights)
@@ -130,11 +130,14 @@ def test_a_run_and_its_average_begin_at_the_weights_it_starts_from(ema):
 @pytest.mark.parametrize(("ema", "decay"), [(False, 0.5), (True, 0.0)])
 def test_a_state_that_does_not_fit_is_refused(state, ema, decay):
     state = state if ema else state.replace(ema={})
-    with pytest.raises(ValueError, match=f"got ema={ema} and ema_decay={decay}"):
+    with pytest.raises(
+        ValueError,
+        match=f"above 0; got ema={ema} and ema_decay={decay}$",
+    ):
         tiny.train_step(OPTIMIZER, model=tiny.SHORT, ema_decay=decay)(state, {}, KEY)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match=f"ema_decay must be at least 0 and less than 1, got {decay}"):
+    with pytest.raises(ValueError, match=f"ema_decay must be at least 0 and less than 1; got {decay}"):
         tiny.train_step(OPTIMIZER, model=tiny.SHORT, ema_decay=decay)

@@ -1,6 +1,7 @@
-"""ResNet-50 (arXiv:1512.03385) as SSD's trunk, as in NVIDIA's SSD300.
+"""ResNet-50 (arXiv:1512.03385) as a backbone of SSD, as in NVIDIA's SSD300.
 
-As in torchvision, whose weights it takes, a stage's stride stands on the 3x3 convolution, not on the 1x1 before it.
+The layers are those of torchvision, whose weights fit: the 3x3 convolution of a block has the stride, not the 1x1
+before it.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from ssd_jax.model.layers import scaled
 from ssd_jax.preprocess import MEAN_COLOUR
 
-# Channels, blocks and stride of each stage. The third keeps its size, so that the map is as fine as VGG16's conv4_3.
+# Channels, blocks and stride of each stage. The third has stride 1, so that the map is as fine as VGG16's conv4_3.
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1))
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 
@@ -20,7 +21,12 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut: `[B, H, W, C]` to `[B, H / stride, W / stride, 4 * features]`.
 
-    The shortcut is the input itself, or its 1x1 convolution (`project`) where the shape changes.
+    Attributes:
+      block: `block(features, **options)` makes a convolution with BatchNorm.
+      features: channels of the first two convolutions.
+      stride: of the 3x3 convolution.
+      project: whether the shortcut is a 1x1 convolution of the input, as where the shape changes; else it is the
+        input itself.
     """
 
     block: Callable[..., nn.Module]
@@ -30,7 +36,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Add what the convolutions find to the shortcut."""
+        """Apply the block to `x` [B, H, W, C]."""
         y = self.block(self.features, kernel=1, name="conv1")(x, train=train)
         y = self.block(self.features, stride=self.stride, name="conv2")(y, train=train)
         y = self.block(4 * self.features, kernel=1, relu=False, name="conv3")(y, train=train)
@@ -41,9 +47,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Images to the one map SSD reads from ResNet-50: conv4_x, stride 8, 1024 channels.
+    """The part of ResNet-50 that SSD uses, up to conv4_x: stride 8, 1024 channels.
 
-    `block(features, **options)` makes a convolution block with BatchNorm; `width` multiplies the channels.
+    Attributes:
+      block: `block(features, **options)` makes a convolution with BatchNorm.
+      width: factor on the number of channels.
     """
 
     block: Callable[..., nn.Module]
@@ -52,7 +60,7 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
         """Map images `[B, S, S, 3]` to `[conv4_x]`."""
-        # The zeros that convolution sees beyond the edge are to be the mean colour of the weights' own training.
+        # torchvision subtracts IMAGENET_MEAN, so the zeros that a convolution pads with must stand for that colour.
         shift = np.subtract(MEAN_COLOUR, IMAGENET_MEAN).astype(np.float32).reshape(1, 1, 1, 3)
         x = self.block(scaled(64, self.width), kernel=7, stride=2, name="conv1")(x + shift, train=train)
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -1,4 +1,4 @@
-"""VGG16 as SSD's trunk: fully convolutional, fc6 and fc7 reduced and dilated (paper, section 3)."""
+"""VGG16 as a backbone of SSD: fc6 and fc7 are convolutions, fc6 dilated (paper, section 3)."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,11 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
-    """Images to the two maps SSD reads from VGG16: conv4_3 (stride 8, 512 channels) and fc7 (stride 16, 1024).
+    """The part of VGG16 that SSD uses, with two maps: conv4_3 (stride 8, 512 channels) and fc7 (stride 16, 1024).
 
-    `block(features, **options)` makes a convolution block; `width` multiplies the channels.
+    Attributes:
+      block: `block(features, **options)` makes a convolution block.
+      width: factor on the number of channels.
     """
 
     block: Callable[..., nn.Module]
