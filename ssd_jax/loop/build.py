@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
-from ssd_jax.data import Source, train_batches
+from ssd_jax.data import Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
@@ -24,6 +24,7 @@ from ssd_jax.training import TrainState, create_state, make_optimizer, make_sche
 logger = logging.getLogger("ssd_jax")
 
 OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of data.open_source
+NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 Batch = dict[str, np.ndarray]
 
@@ -104,7 +105,14 @@ def build(config: ConfigDict) -> Run:
     schedule = make_schedule(steps=config.steps, **plain(config.schedule))
     optimizer = make_optimizer(schedule, **plain(config.optimizer))
     source = open_source(config.data, config.data.train)
-    eval_source = open_source(config.data, config.data.eval)
+    if not has_object(source, difficult=config.data.train_difficult):
+        raise ValueError(
+            f"data.train must have an object to train on; got none in the {len(source)} images of {config.data.train}"
+        )
+    # The classes by name, in the order of the labels in training: the files of two splits may number them otherwise.
+    eval_source = open_source(config.data, config.data.eval, class_names=source.class_names)
+    if not has_object(eval_source):
+        logger.warning(NO_OBJECT, config.data.eval)
     if config.batch_size > len(source):
         logger.warning("batch_size = %d: some of the %d images come twice in a batch", config.batch_size, len(source))
     model = build_model(config, 1 + len(source.class_names))
@@ -135,12 +143,39 @@ def build(config: ConfigDict) -> Run:
     )
 
 
-def open_source(data: ConfigDict, split: str) -> Source:
-    """Open the dataset that the config's `data` names."""
+def open_source(data: ConfigDict, split: str, *, class_names: Sequence[str] = ()) -> Source:
+    """Open a split of the dataset that the config's `data` names.
+
+    Args:
+      data: the config's section.
+      split: as in `data.train`.
+      class_names: the classes in the order of their labels; those of the config if there are none.
+
+    Raises:
+      ValueError: for data that cannot be used, which includes objects of other classes.
+      FileNotFoundError: if a file or folder is missing.
+    """
     if data.source in FOLDERS and not data.root:
         raise ValueError(f"data.root must name a {FOLDERS[data.source]}: pass --config.data.root=DIR")
     options = {name: data[name] for name in OPTIONS if name in data}
+    if class_names:
+        options["class_names"] = class_names
     return data_room.open_source(data.source, split, **options)
+
+
+def has_object(source: Source, *, difficult: bool = False) -> bool:
+    """Tell whether any image has an object; with `difficult`, one marked as difficult will do.
+
+    This reads images up to the first that has one.
+    """
+    for index in range(len(source)):
+        try:
+            example = source[index]
+        except UnreadableImage:  # the pipeline of batches reports and counts these
+            continue
+        if np.any(difficult | ~example.difficult):
+            return True
+    return False
 
 
 def build_model(config: ConfigDict, num_classes: int) -> SSD:

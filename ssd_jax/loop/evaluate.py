@@ -1,5 +1,6 @@
 """Evaluate a model on a dataset by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from tqdm import tqdm
 from ssd_jax.data import Source, coco_truth, decode, eval_batches
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
-from ssd_jax.loop.build import open_source
+from ssd_jax.loop.build import NO_OBJECT, open_source
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
 from ssd_jax.parallel import gather_over_devices, is_first, replicate, split
+
+logger = logging.getLogger("ssd_jax")
 
 PyTree = Any
 Results = dict[str, Any]
@@ -156,16 +159,13 @@ def evaluate(workdir: str | Path, *, split: str | None = None, step: int | str |
     workdir = Path(workdir)
     config = load_config(workdir)
     split = split or config.data.eval
-    source = open_source(config.data, split)
     detector = load_detector(workdir, step=step)
-    if tuple(source.class_names) != detector.class_names:
-        raise ValueError(
-            f"the data's classes must be those the model was trained on, {detector.class_names}, "
-            f"got {tuple(source.class_names)}"
-        )
+    source = open_source(config.data, split, class_names=detector.class_names)
     evaluator = Evaluator(detector.model, source, config)
     name = split_name(split)
     scores = evaluator(replicate(detector.variables), coco_results=workdir / f"coco_results_{name}.json")
+    if np.isnan(scores["mAP"]):
+        logger.warning(NO_OBJECT, split)
     results = {"split": split, "step": detector.step} | scores
     path = workdir / f"eval_{name}.json"
     write_json(path, results)

@@ -16,11 +16,12 @@ PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 CATEGORIES = [{"id": 31, "name": "dark"}, {"id": 9, "name": "bright"}]  # labels 2 and 1
 
 
-def write_coco(root, source, splits):
+def write_coco(root, source, splits, categories=CATEGORIES):
     """Write images of `source` in COCO's layout; a dark box of each is a crowd."""
-    (root / "annotations").mkdir(parents=True)
+    ids = {category["name"]: category["id"] for category in categories}
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
     for split, indices in splits.items():
-        data = {"images": [], "categories": CATEGORIES, "annotations": []}
+        data = {"images": [], "categories": categories, "annotations": []}
         (root / split).mkdir()
         for index in indices:
             example, crowd = source[index], 1
@@ -29,9 +30,9 @@ def write_coco(root, source, splits):
             data["images"].append({"id": 1000 - index, "file_name": name, "width": size, "height": size})
             for (x0, y0, x1, y1), label in zip((example.boxes * size).tolist(), example.labels, strict=True):
                 row = {"image_id": 1000 - index, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-                row |= {"id": len(data["annotations"]), "category_id": {1: 9, 2: 31}[int(label)]}
-                row["iscrowd"] = crowd if label == 2 else 0
-                crowd = crowd and int(label != 2)
+                row |= {"id": len(data["annotations"]), "category_id": ids[source.class_names[label - 1]]}
+                row["iscrowd"] = crowd if source.class_names[label - 1] == "dark" else 0
+                crowd = crowd and int(not row["iscrowd"])
                 data["annotations"].append(row)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
     return root

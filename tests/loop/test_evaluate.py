@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tiny
 from launch import lines
+from test_coco_loop import write_coco
 
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.data import Example
 from ssd_jax.inference import load_detector
 from ssd_jax.loop.build import build
 from ssd_jax.loop.evaluate import Evaluator, evaluate, table
 from ssd_jax.loop.train import train
+from ssd_jax.loop.workdir import load_config, save_config
 from ssd_jax.parallel import replicate
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
@@ -68,15 +71,127 @@ def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
     assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
 
 
-def test_evaluating_other_classes_is_refused(workdir, data, tmp_path):
-    config = json.loads((workdir / "config.json").read_text())
-    config["data"]["class_names"] = ["bright", "dark", "other"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
-    with pytest.raises(
-        ValueError, match=r"classes must be those the model was trained on, \('bright', 'dark'\), got"
-    ):
+class Plain:
+    """Images of one colour, each one object: a white image is a cat, a black one a dog, `perfect` knows."""
+
+    inclusive = False
+
+    def __init__(self, names, kinds):
+        self.class_names, self._kinds = names, kinds
+
+    def __len__(self):
+        return len(self._kinds)
+
+    def __getitem__(self, index):
+        kind = self._kinds[index]
+        image = np.full((64, 64, 3), {"cat": 255, "dog": 0}.get(kind, 128), np.uint8)
+        labels = np.array([1 + self.class_names.index(kind)] if kind else [], np.int32)
+        return Example(
+            f"{kind}-{index}", image, np.tile(WHOLE, (len(labels), 1)), labels, np.zeros(len(labels), bool)
+        )
+
+
+SPLITS = {"train": ("cat", "dog"), "val": ("dog", "cat")}
+WHOLE = np.array([[0, 0, 1, 1]], np.float32)
+
+
+def perfect(model):
+    """Make a `detect` that is always right: label 1 is "cat" in training, label 2 "dog"."""
+
+    def detect(variables, images):
+        mean = jax.numpy.mean(images.astype("float32"), axis=(1, 2, 3))  # [B]
+        labels = jax.numpy.where(mean > 200, 1, 2)[:, None]
+        return jax.numpy.broadcast_to(WHOLE, (len(images), 1, 4)), jax.numpy.ones(labels.shape), labels
+
+    return detect
+
+
+def splits_of_coco(root):
+    """Write two files that number their categories in opposite orders."""
+    for split, source in PLAIN.items():
+        categories = [{"id": number, "name": name} for number, name in enumerate(source.class_names, start=1)]
+        write_coco(root, source, {split: range(len(source))}, categories)
+    return {"source": "coco_json", "root": str(root), "train": "train", "eval": "val"}
+
+
+def splits_of_a_module(root):
+    return {"source": "test_evaluate:plain_split", "train": "train", "eval": "val"}
+
+
+def splits_of_voc_folders(root):
+    """Write two folders, of which the second has no cat: its only class would have label 1."""
+    for folder, kinds in {"A": ("cat", "dog"), "B": ("dog", "dog")}.items():
+        tiny.write_voc(root / folder, Plain(("cat", "dog"), kinds), {"split": range(2)})
+    return {"source": "voc_folder", "root": str(root), "train": "A:split", "eval": "B:split"}
+
+
+PLAIN = {split: Plain(names, ("cat", "dog", "dog", "cat")) for split, names in SPLITS.items()}
+
+
+def plain_split(split):
+    """Open a source of one's own, by the split's name."""
+    return PLAIN[split]
+
+
+@pytest.mark.parametrize("splits", [splits_of_coco, splits_of_a_module, splits_of_voc_folders])
+def test_a_perfect_model_is_perfect_where_the_evaluation_split_numbers_the_classes_otherwise(
+    splits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ssd_jax.loop.evaluate.make_detect", perfect)
+    data = {f"data.{name}": value for name, value in splits(tmp_path / "data").items()}
+    train(tiny.config("", steps=3, save_every=3, eval_every=3, **data), tmp_path / "run")
+    assert [line["eval/mAP"] for line in lines(tmp_path / "run") if "eval/mAP" in line] == [1.0]
+    results = evaluate(tmp_path / "run")
+    assert results["mAP"] == 1.0 and list(results["AP"]) == ["cat", "dog"]
+    assert results.get("coco", {"AP": 1.0})["AP"] == pytest.approx(1.0)
+
+
+def with_data(workdir, root, copy):
+    """Make `copy` the same run, but with its data in `root`."""
+    config = load_config(workdir).unlock()
+    config.data.root = str(root)
+    save_config(config, copy)
+    (copy / "checkpoints").symlink_to(workdir / "checkpoints")
+
+
+def test_a_class_that_training_does_not_know_is_refused_before_the_first_step(workdir, tmp_path):
+    source = tiny.Images(13)
+    root = tiny.write_voc(tmp_path / "voc", source, {"train": range(8), "val": range(8, 13)})
+    file = root / "Annotations" / "image-9.xml"
+    file.write_text(file.read_text().replace("bright", "grey").replace("dark", "grey"))
+    message = r"image-9\.xml: .*bright, dark.* got 'grey'"
+    with pytest.raises(ValueError, match=message):
+        train(tiny.config(root, **{"data.class_names": ("bright", "dark")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with_data(workdir, root, tmp_path)
+    with pytest.raises(ValueError, match=message):
         evaluate(tmp_path)
+
+
+@pytest.mark.parametrize("difficult", [False, True])
+def test_a_training_split_without_an_object_is_refused_before_the_first_step(difficult, tmp_path):
+    root = tiny.write_voc(
+        tmp_path / "voc", tiny.Images(13), {"train": [0, 4, 8, 1] if difficult else [0, 4, 8], "val": [1]}
+    )
+    file = root / "Annotations" / "image-1.xml"
+    file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
+    config = tiny.config(root, **{"data.train_difficult": not difficult})
+    message = f"data.train must have an object to train on; got none in the {len(train_split)} images of train"
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_split_without_an_object_is_said_once(workdir, tmp_path, caplog):
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": range(8), "val": [0, 4]})
+    message = "no image of val has an object to find: mAP is not a number"
+    build(tiny.config(root))
+    assert [record.getMessage() for record in caplog.records] == [message]
+    caplog.clear()
+    with_data(workdir, root, tmp_path)
+    assert np.isnan(evaluate(tmp_path)["mAP"])
+    assert [record.getMessage() for record in caplog.records] == [message]
+    assert json.loads((tmp_path / "eval_val.json").read_text())["mAP"] is None
 
 
 def test_a_few_unreadable_images_are_skipped_and_too_many_end_the_run(data, tmp_path, caplog):
