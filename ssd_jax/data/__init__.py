@@ -1,8 +1,6 @@
 """From files on a disk to batches: sources, their combinations, decoding, and the pipeline of batches.
 
-A source gives random access to `Example`s: it has `__len__`, `__getitem__`, `class_names` (label k is
-`class_names[k - 1]`) and `inclusive`: True where its corners name the last pixel inside a box, as PASCAL VOC's do, so
-that the VOC metric adds 1 to widths and heights.
+A source gives random access to `Example`s; `Source` lists what it has.
 
 Nothing here is random but the order of the images, which follows from the seed alone: batch k is the same for any
 number of threads, with or without a cache. Process p of n reads every n-th row of the batch that a single process
@@ -11,7 +9,7 @@ would read.
 
 from ssd_jax.data.batches import eval_batches, pad_boxes, train_batches
 from ssd_jax.data.coco import COCOJson, open_coco
-from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
+from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth, has_objects
 from ssd_jax.data.example import Example, Source
 from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
 from ssd_jax.data.open import KINDS, open_source
@@ -36,6 +34,7 @@ __all__ = [
     "coco_truth",
     "decode",
     "eval_batches",
+    "has_objects",
     "open_coco",
     "open_source",
     "pad_boxes",

@@ -2,39 +2,86 @@
 
 import json
 import os
+import re
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssd_jax.box import coco_to_corner
 from ssd_jax.data.box_table import BoxTable, some
 from ssd_jax.data.example import Example
 from ssd_jax.data.image import UnreadableImage, decode, read
+from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
+
+Row = Mapping[str, Any]  # an object of the JSON file, whose values can be of any type
+
+KEYS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+LONGEST_SIDE = 1_000_000  # of an image, in pixels
+
+
+class Image(NamedTuple):
+    """An entry of "images"; a side of 0 is not known from the annotation file."""
+
+    id: int | str
+    file_name: str
+    width: int
+    height: int
+
+
+class Category(NamedTuple):
+    """An entry of "categories"."""
+
+    id: int
+    name: str
 
 
 class COCOJson:
     """The images of a COCO annotation file, in its order; their files are in the folder `images`.
 
-    Category ids may have gaps: label k is the k-th category by rising id. Crowds (`iscrowd`) are not trained on;
-    `truth()` keeps them, and COCO's ids, for evaluation. Corners are [x, y, x + w, y + h] by the file's width and
-    height; where it lacks them they are read from the image. `image_id` is the file name.
+    Category ids may have gaps: label k is the category with the k-th smallest id. Crowds (`iscrowd`) are not trained
+    on; `truth` keeps them, and COCO's ids, for evaluation. `image_id` is the file name.
 
-    Dirty boxes: see `BoxTable`. `FileNotFoundError` for missing files and `ValueError` for a wrong annotation say
-    in one line what rule was broken and by what.
+    Numbers may be written as text. A width or height that is missing or below 1 is read from the image; an area that
+    is missing or below 0 is that of the box. For annotation errors see `BoxTable`.
+
+    Attributes:
+      class_names: the names of the categories; label k is `class_names[k - 1]`.
+      used_class_names: the names of those categories that have an annotation.
     """
 
     inclusive = False
 
-    def __init__(self, annotations: str | Path, images: str | Path, *, strict: bool = False):
+    def __init__(
+        self, annotations: str | Path, images: str | Path, *, strict: bool = False, allow_outside: bool = False
+    ):
+        """Read the annotation file, and check that every image is a file.
+
+        Args:
+          annotations: the JSON file.
+          images: the folder that the file names are relative to.
+          strict: refuse annotation errors, which are fixed or dropped with a warning otherwise.
+          allow_outside: accept file names and links that lead out of the folder `images`.
+
+        Raises:
+          FileNotFoundError: the file, the folder or an image does not exist.
+          ValueError: the file breaks a rule of the format, or a file name leads out of the folder.
+        """
         self.path, self.folder = Path(annotations).expanduser(), Path(images).expanduser()
         data = _load(self.path)
-        self._images = data["images"]
-        self._categories = sorted(data["categories"], key=lambda category: category["id"])
-        self.class_names = tuple(category["name"] for category in self._categories)
-        if not self.class_names or len(set(self.class_names)) < len(self.class_names):
-            raise ValueError(f"{self.path}: categories have different names; got {list(self.class_names)}")
-        self._check_images()
+        self._images = self._parse_images(data["images"])
+        self._categories = self._parse_categories(data["categories"])
+        self.class_names = tuple(category.name for category in self._categories)
+        self._check_files(allow_outside)
+        self._sizes = self._read_sizes()  # [len, 2], (height, width)
         self._index(data["annotations"], strict)
+        self.used_class_names = tuple(self.class_names[k - 1] for k in np.unique(self._labels).tolist())
 
     def __len__(self) -> int:
         return len(self._images)
@@ -43,115 +90,193 @@ class COCOJson:
         index = range(len(self))[index]
         rows, image = self._table.rows(index), self._images[index]
         return Example(
-            image["file_name"],
-            read(self.folder / image["file_name"]),
+            image.file_name,
+            read(self.folder / image.file_name),
             self._table.boxes[rows],
             self._table.labels[rows],
             self._table.difficult[rows],
-            file=image["file_name"],
-            size=(image["height"], image["width"]) if image.get("width") and image.get("height") else None,
+            file=image.file_name,
+            size=(image.height, image.width) if image.height and image.width else None,
             dirt=self._table.dirt(index),
         )
 
-    def truth(self) -> dict[str, Any]:
-        """The ground truth in COCO's format, as `COCOMetric` takes it: images in order, crowds among the boxes.
+    def truth(self) -> COCOTruth:
+        """Give the ground truth in COCO's format: images in order, crowds among the boxes.
 
         Annotations are numbered anew, from 1: pycocotools takes an id of 0 for "not matched".
         """
-        columns = zip(self._owner, self._labels, self._bbox, self._area, self._crowd, strict=True)
+        columns = zip(
+            self._owner.tolist(),
+            self._labels.tolist(),
+            self._bbox.tolist(),
+            self._area.tolist(),
+            self._crowd.tolist(),
+            strict=True,
+        )
         return {
-            "images": self._images,
-            "categories": self._categories,
+            "images": [
+                {"id": image.id, "file_name": image.file_name, "width": width, "height": height}
+                for image, (height, width) in zip(self._images, self._sizes.tolist(), strict=True)
+            ],
+            "categories": [{"id": category.id, "name": category.name} for category in self._categories],
             "annotations": [
-                annotation(
-                    number, self._images[owner]["id"], self._categories[label - 1]["id"], bbox.tolist(), area, crowd
-                )
+                annotation(number, self._images[owner].id, self._categories[label - 1].id, bbox, area, crowd)
                 for number, (owner, label, bbox, area, crowd) in enumerate(columns, start=1)
             ],
         }
 
-    def _check_images(self):
-        if not self._images:
-            raise ValueError(f"{self.path}: a dataset has at least one image; this file has none")
-        if len({image["id"] for image in self._images}) < len(self._images):
-            raise ValueError(f"{self.path}: the ids of images are different; two are the same")
+    def _parse_images(self, rows: list[Row]) -> list[Image]:
+        if not rows:
+            raise ValueError(f"{self.path}: images must be one or more; got none")
+        images = []
+        for row in rows:
+            if (number := read_id(row["id"])) is None:
+                self._refuse("the id of an image must be a whole number or text", row["id"])
+            name = self._line_of_text(row["file_name"], "file_name")
+            sides = (self._side(row, side) for side in ("width", "height"))
+            images.append(Image(number, name, *sides))
+        self._check_different("ids of images", [image.id for image in images])
+        return images
+
+    def _parse_categories(self, rows: list[Row]) -> list[Category]:
+        categories = []
+        for row in rows:
+            if (number := whole(row["id"])) is None:
+                self._refuse("the id of a category must be a whole number", row["id"])
+            categories.append(Category(number, self._line_of_text(row["name"], "the name of a category")))
+        if not categories:
+            raise ValueError(f"{self.path}: categories must be one or more; got none")
+        self._check_different("ids of categories", [category.id for category in categories])
+        self._check_different("names of categories", [category.name for category in categories])
+        return sorted(categories)
+
+    def _line_of_text(self, value: object, name: str) -> str:
+        if not isinstance(value, str) or value.splitlines() != [value] or "\0" in value or not _is_unicode(value):
+            self._refuse(f"{name} must be one line of text", value)
+        return value
+
+    def _side(self, row: Row, name: str) -> int:
+        """Return a side in pixels; 0 if the row does not give it."""
+        value = row.get(name)
+        if value is None:
+            return 0
+        number = whole(value)
+        if number is None or number > LONGEST_SIDE:
+            self._refuse(f"{row['file_name']}: {name} must be a whole number up to {LONGEST_SIDE:,}", value)
+        return max(0, number)
+
+    def _check_different(self, name: str, values: list[int | str]):
+        if len(set(values)) < len(values):
+            seen: set[int | str] = set()
+            self._refuse(f"{name} must differ", next(v for v in values if v in seen or seen.add(v)), " twice")
+
+    def _refuse(self, rule: str, value: object, more: str = ""):
+        raise ValueError(f"{self.path}: {rule}; got {brief(value)}{more}")
+
+    def _check_files(self, allow_outside: bool):
+        """Check that every image is there and below the folder. A folder of images is listed only once."""
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder")
-        there: dict[str, set[str]] = {}
-        missing = []
+        listed: dict[str, tuple[bool, dict[str, bool]]] = {}
+        missing, outside = [], []
         for image in self._images:
-            parent, name = os.path.split(image["file_name"])
-            if parent not in there:
-                there[parent] = set(os.listdir(self.folder / parent)) if (self.folder / parent).is_dir() else set()
-            if name not in there[parent]:
-                missing.append(image["file_name"])
+            parent, name = os.path.split(image.file_name)
+            if parent not in listed:
+                listed[parent] = _files_inside(self.folder, parent)
+            folder_inside, files = listed[parent]
+            if not files.get(name, folder_inside):
+                outside.append(image.file_name)
+            if name not in files:
+                missing.append(image.file_name)
+        if outside and not allow_outside:
+            raise ValueError(
+                f"{self.path}: every file_name must lead to a file below {self.folder}, unless allow_outside; "
+                f"got {len(outside)} outside: {some(outside)}"
+            )
         if missing:
             raise FileNotFoundError(
-                f"{self.path}: every image is a file in {self.folder}; {len(missing)} are not: {some(missing)}"
+                f"{self.path}: every file_name must be a file in {self.folder}; {len(missing)} are not: "
+                f"{some(missing)}"
             )
 
-    def _index(self, annotations: list[dict], strict: bool):
-        """Annotations in arrays, those of one image together."""
-        place = {image["id"]: i for i, image in enumerate(self._images)}
-        label = {category["id"]: k for k, category in enumerate(self._categories, start=1)}
-        for row in annotations:
-            if row["image_id"] not in place or row["category_id"] not in label:
-                raise ValueError(
-                    f"{self.path}: an annotation's image and category are in the file; annotation {row.get('id')} "
-                    f"has image {row['image_id']} and category {row['category_id']}"
-                )
-        annotations = sorted(annotations, key=lambda row: place[row["image_id"]])
-        self._owner = np.array([place[row["image_id"]] for row in annotations], np.int64)  # [N]
-        self._labels = np.array([label[row["category_id"]] for row in annotations], np.int32)  # [N]
-        self._bbox = self._numbers(annotations)  # [N, 4]
-        self._crowd = np.array([bool(row.get("iscrowd", 0)) for row in annotations], bool)  # [N]
-        areas = zip(annotations, np.prod(self._bbox[:, 2:], axis=1).tolist(), strict=True)
-        self._area = np.array([row.get("area", area) for row, area in areas], np.float64)  # [N]
+    def _read_sizes(self) -> np.ndarray:
+        """[len, 2], (height, width): from the annotation file, else from the images themselves."""
+        return np.array([self._size(image) for image in self._images], np.int64)
 
-        sides = np.array([self._sides(image) * 2 for image in self._images], np.float64)  # [len, 4]
-        corners = np.concatenate([self._bbox[:, :2], self._bbox[:, :2] + self._bbox[:, 2:]], axis=1)  # [N, 4]
+    def _size(self, image: Image) -> tuple[int, int]:
+        if image.width and image.height:
+            return image.height, image.width
+        try:
+            height, width, _ = decode(read(self.folder / image.file_name)).shape
+        except UnreadableImage as error:
+            raise ValueError(
+                f"{self.path}: {image.file_name} must have a width and a height, or a readable file; got neither: "
+                f"{error}"
+            ) from None
+        return height, width
+
+    def _index(self, rows: list[Row], strict: bool):
+        """Put the annotations into arrays, those of one image together."""
+        places = {image.id: i for i, image in enumerate(self._images)}
+        labels = {category.id: k for k, category in enumerate(self._categories, start=1)}
+        numbers = [
+            (places.get(read_id(row["image_id"]), -1), labels.get(whole(row["category_id"]), 0)) for row in rows
+        ]
+        for (place, label), row in zip(numbers, rows, strict=True):
+            if place < 0 or label == 0:
+                raise ValueError(
+                    f"{self.path}: image_id and category_id of an annotation must be ids of the file; got "
+                    f"{brief(row['image_id'])} and {brief(row['category_id'])} in annotation {brief(row.get('id'))}"
+                )
+        owner, label = np.array(numbers, np.int64).reshape(-1, 2).T  # [N], [N]
+        order = np.argsort(owner, kind="stable")  # [N]
+        rows = [rows[i] for i in order.tolist()]
+        self._owner, self._labels = owner[order], label[order].astype(np.int32)
+        self._bbox = self._numbers(rows, "bbox", "four finite numbers, x, y, width, height", (4,))  # [N, 4]
+        self._crowd = np.array([self._is_crowd(row) for row in rows], bool)  # [N]
+        area = self._numbers(rows, "area", "a finite number", (), missing=-1.0)  # [N]
+        self._area = np.where(area < 0, np.prod(self._bbox[:, 2:], axis=1), area)  # [N]
+
         single = ~self._crowd
         self._table = BoxTable(
             self._owner[single],
-            (corners / sides[self._owner])[single],
+            coco_to_corner(self._bbox, self._sizes[self._owner].T)[single],
             self._labels[single],
             np.zeros(single.sum(), bool),
-            names=[image["file_name"] for image in self._images],
+            names=[image.file_name for image in self._images],
             where=str(self.path),
             strict=strict,
         )
 
-    def _numbers(self, annotations: list[dict]) -> np.ndarray:
-        try:
-            bbox = np.array([row["bbox"] for row in annotations], np.float64)
-        except (ValueError, TypeError):
-            bbox = np.zeros(0)
-        wanted = (len(annotations), 4)
-        if annotations and (bbox.shape != wanted or not np.isfinite(bbox).all()):
-            wrong = next(row for row in annotations if not _is_box(row["bbox"]))
+    def _numbers(
+        self, rows: list[Row], name: str, rule: str, shape: tuple[int, ...], *, missing: float | None = None
+    ) -> np.ndarray:
+        """Return field `name` of all rows, [N, *shape]; `missing` stands for one that is null or not there."""
+        values = [missing if row.get(name) is None else row[name] for row in rows]
+        numbers = finite(values, (len(rows), *shape))
+        if numbers is None:
+            wrong = next(row for row, value in zip(rows, values, strict=True) if finite(value, shape) is None)
             raise ValueError(
-                f"{self.path}: a bbox is four finite numbers, x, y, width, height; annotation {wrong.get('id')} has "
-                f"{wrong['bbox']}"
+                f"{self.path}: {name} must be {rule}; got {brief(wrong[name])} in annotation {brief(wrong.get('id'))}"
             )
-        return bbox.reshape(wanted)
+        return numbers
 
-    def _sides(self, image: dict) -> tuple[int, int]:
-        """(width, height)."""
-        if image.get("width") and image.get("height"):
-            return image["width"], image["height"]
-        try:
-            height, width, _ = decode(read(self.folder / image["file_name"])).shape
-        except UnreadableImage as error:
+    def _is_crowd(self, row: Row) -> bool:
+        value = row.get("iscrowd", 0)
+        if value is None or value in (0, 1):
+            return bool(value)
+        number = whole(value)
+        if number not in (0, 1):
             raise ValueError(
-                f"{self.path}: {image['file_name']} has neither width nor height, and its file: {error}"
-            ) from None
-        return width, height
+                f"{self.path}: iscrowd must be 0 or 1; got {brief(value)} in annotation {brief(row.get('id'))}"
+            )
+        return bool(number)
 
 
 def annotation(
-    number: int, image_id: int, category_id: int, bbox: list[float], area: float, crowd: bool
-) -> dict[str, Any]:
-    """One of COCO's annotations, of those parts that evaluation needs."""
+    number: int, image_id: int | str, category_id: int, bbox: list[float], area: float, crowd: bool
+) -> COCOAnnotation:
+    """Make one annotation of COCO's ground truth, with the fields that evaluation needs."""
     return {
         "id": number,
         "image_id": image_id,
@@ -162,47 +287,106 @@ def annotation(
     }
 
 
-def open_coco(root: str | Path, split: str, *, strict: bool = False) -> COCOJson:
-    """Open a split below `root`.
+def open_coco(root: str | Path, split: str, *, strict: bool = False, allow_outside: bool = False) -> COCOJson:
+    """Open a split below the folder `root`.
 
-    "train2017" stands for COCO's own layout, `annotations/instances_train2017.json` and `train2017/`; any other is
-    written "FILE.json:FOLDER".
+    Args:
+      root: a folder.
+      split: "train2017" for COCO's own layout, `annotations/instances_train2017.json` and `train2017/`;
+        "FILE.json:FOLDER" for any other, both below `root`.
+      strict: see `COCOJson`.
+      allow_outside: see `COCOJson`.
     """
     root = Path(root).expanduser()
     file, _, folder = split.partition(":")
-    if folder:
-        return COCOJson(root / file, root / folder, strict=strict)
-    return COCOJson(root / "annotations" / f"instances_{split}.json", root / split, strict=strict)
+    if not folder:
+        file, folder = f"annotations/instances_{split}.json", split
+    return COCOJson(root / file, root / folder, strict=strict, allow_outside=allow_outside)
 
 
-KEYS = {
-    "images": ("id", "file_name"),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
-
-
-def _load(path: Path) -> dict[str, list[dict]]:
-    """The parts of the file that we need, without the outlines, which are most of it."""
+def _load(path: Path) -> dict[str, list[Row]]:
+    """Read the lists of the file that we need, without the outlines, which are most of it."""
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not well-formed JSON: {error}") from None
+        raise ValueError(f"{path}: must be well-formed JSON; got: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: JSON must be nested less deeply; got more levels than Python can read") from None
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in KEYS):
-        raise ValueError(f"{path}: COCO's format is an object with the lists {', '.join(KEYS)}")
+        got = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{path}: must be an object with the lists {', '.join(KEYS)}; got {brief(got)}")
     for part, keys in KEYS.items():
         for row in data[part]:
-            lacking = [key for key in keys if key not in row]
-            if lacking:
-                raise ValueError(f"{path}: every one of {part} has {', '.join(keys)}; one lacks {', '.join(lacking)}")
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}: every entry of {part} must be an object; got {brief(row)}")
+            if lacking := [key for key in keys if key not in row]:
+                raise ValueError(
+                    f"{path}: every entry of {part} must have {', '.join(keys)}; got one without {', '.join(lacking)}"
+                )
             row.pop("segmentation", None)
-    return data
+    return {part: data[part] for part in KEYS}
 
 
-def _is_box(bbox: Any) -> bool:
+def _files_inside(root: Path, folder: str) -> tuple[bool, dict[str, bool]]:
+    """Tell whether `folder`, a path relative to `root`, lies below `root`, and the same of each of its entries.
+
+    Links are followed. The files of a folder that does not exist are {}.
+    """
+    real_root, real_folder = os.path.realpath(root), os.path.realpath(root / folder)
+
+    def inside(path: str) -> bool:
+        return os.path.commonpath([real_root, path]) == real_root
+
+    folder_inside = inside(real_folder)
+    if not os.path.isdir(real_folder):
+        return folder_inside, {}
+    with os.scandir(real_folder) as entries:
+        files = {e.name: inside(os.path.realpath(e.path)) if e.is_symlink() else folder_inside for e in entries}
+    return folder_inside, files
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON may hold halves of characters, which no file name and no output can."""
     try:
-        return np.shape(bbox) == (4,) and bool(np.isfinite(np.array(bbox, np.float64)).all())
-    except (ValueError, TypeError):
+        text.encode()
+    except UnicodeEncodeError:
         return False
+    return True
+
+
+def whole(value: object) -> int | None:
+    """Read a whole number of at most 64 bits, which may be text or have a fraction of 0; None for anything else."""
+    if isinstance(value, str):
+        text = re.fullmatch(r"\s*([+-]?\d{1,18})(\.0*)?\s*", value, re.ASCII)
+        return int(text[1]) if text else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if -(2**63) <= value < 2**63 and value == int(value) else None
+
+
+def read_id(value: object) -> int | str | None:
+    """Read the id of an image: a whole number, or text; None for anything else."""
+    number = whole(value)
+    return value if number is None and isinstance(value, str) and value else number
+
+
+def finite(values: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return float64 of `shape`; None if the values have another shape, are not numbers, or are not below 1e15."""
+    try:
+        numbers = np.array(values, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if shape[:1] == (0,) and numbers.size == 0:
+        return numbers.reshape(shape)
+    return numbers if numbers.shape == shape and (np.abs(numbers) < 1e15).all() else None
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxlong = _brief.maxother = 100
+
+
+def brief(value: object) -> str:
+    """Show a value in an error message: its `repr`, with quotes if it is text, shortened to one line."""
+    return _brief.repr(value)

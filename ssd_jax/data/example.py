@@ -5,6 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ssd_jax.metrics.coco import COCOTruth
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -40,7 +42,24 @@ class Example:
 
 
 class Source(Protocol):
-    """Random access to examples: all that batching asks of a dataset."""
+    """A dataset: random access to its examples, and what is the same for all of them.
+
+    A class of your own need not inherit from this one; if it does, `truth` is there already.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes; label k is `class_names[k - 1]`."""
+        ...
+
+    @property
+    def inclusive(self) -> bool:
+        """Whether corners name the last pixel inside a box, as PASCAL VOC's do: VOC's metric then adds 1 to sides."""
+        ...
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...
+
+    def truth(self) -> COCOTruth | None:
+        """Give the ground truth in COCO's format, images in the order of the source; None if it is not from COCO."""
+        return None

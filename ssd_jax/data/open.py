@@ -5,10 +5,10 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ssd_jax.data.coco import open_coco
 from ssd_jax.data.combine import Joined, OnlyClasses, Subset
+from ssd_jax.data.example import Source
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
 from ssd_jax.data.voc import VOCFolder
@@ -24,45 +24,61 @@ def open_source(
     class_names: Sequence[str] = (),
     drop_other_classes: bool = False,
     strict: bool = False,
+    allow_outside: bool = False,
     image_size: int = 96,
-) -> Any:
+) -> Source:
     """Open a dataset.
 
-    Splits may be joined and cut: "train+val", "train[:90%]", "train[100:]+val[:50]".
+    Splits can be joined and cut: "train+val", "train[:90%]", "train[100:]+val[:50]".
 
-        kind         split                             what
-        voc_folder   "trainval"                        that of the VOC folder `root`
-                     "VOC2007:trainval+VOC2012:train"  of folders below `root`
+        kind         split                             what it is
+        voc_folder   "trainval"                        a split of the VOC folder `root`
+                     "VOC2007:trainval+VOC2012:train"  splits of folders below `root`
         coco_json    "train2017"                       `root`/annotations/instances_train2017.json, `root`/train2017
-                     "some.json:images"              a file and a folder below `root`
+                     "some.json:images"                a file and a folder below `root`
         tfds         "voc/2007:trainval"               prepared in `root`, or where TFDS keeps its data
-        shapes       "train:1000", "test:200"          drawn, so many; `image_size` pixels
-        module:name  any                               `name(split)` of a Python module returns a source
+        shapes       "train:1000", "test:200"          so many drawn images
+        module:name  any                               the source that `name(split)` of a Python module returns
 
-    `class_names` are the classes in the order of their labels; empty stands for all that the data names (of shapes,
-    always). Objects of other classes are an error, or left out if `drop_other_classes`. With `strict`, dirty boxes
-    are an error.
+    Args:
+      kind: one of the table.
+      split: one of the table, or several.
+      root: the folder of the data.
+      class_names: the classes in the order of their labels; () takes all classes of the data. Whatever order the
+        data gives them, classes correspond by name; a name that the data lacks is a class without objects. So to
+        evaluate a model, open the split with the class names that the model was trained on.
+      drop_other_classes: drop objects of classes that are not in `class_names`, which are an error otherwise.
+      strict: refuse annotation errors.
+      allow_outside: accept file names of a COCO file that lead out of its image folder.
+      image_size: side of drawn images, in pixels.
 
-    Raises `ValueError` or `FileNotFoundError`, in one line, for what cannot be opened.
+    Returns:
+      the source; see `Source`.
+
+    Raises:
+      ValueError: the arguments or the data break a rule, which the message names in one line.
+      FileNotFoundError: a file or a folder does not exist.
     """
-    class_names = tuple(class_names)
+    names = tuple(class_names)
     if kind == "voc_folder":
-        return _open_voc(Path(root), split, class_names or None, drop_other_classes, strict)
-    if kind == "coco_json":
-        source = _joined(split, lambda part: open_coco(root, part, strict=strict))
-    elif kind == "tfds":
-        source = _joined(split, lambda part: _open_tfds(part, root, strict))
-    elif kind == "shapes":
-        return _joined(split, lambda part: _open_shapes(part, image_size))
-    elif ":" in kind:
-        source = _joined(split, _function(kind))
-    else:
-        raise ValueError(f"a dataset is one of {', '.join(KINDS)}, or module:function; got {kind!r}")
-    return _of_classes(source, class_names, drop_other_classes)
+        return _open_voc(Path(root), split, names or None, drop_other_classes, strict)
+
+    openers: dict[str, Callable[[str], Source]] = {
+        "coco_json": lambda part: open_coco(root, part, strict=strict, allow_outside=allow_outside),
+        "tfds": lambda part: _open_tfds(part, root, strict),
+        "shapes": lambda part: _open_shapes(part, image_size),
+    }
+    if kind not in openers and ":" not in kind:
+        raise ValueError(f"a dataset must be one of {', '.join(KINDS)}, or module:function; got {kind!r}")
+    open_part = openers.get(kind) or _function(kind)
+    # Each part has its own order of classes, so names are mapped before parts are joined.
+    return _joined(split, lambda part: _with_classes(open_part(part), names, drop_other_classes))
 
 
-def _open_voc(root: Path, split: str, class_names: tuple[str, ...] | None, drop_other_classes: bool, strict: bool):
-    """Whole splits of one folder that follow one another are one source, in which no image comes twice."""
+def _open_voc(
+    root: Path, split: str, class_names: tuple[str, ...] | None, drop_other_classes: bool, strict: bool
+) -> Source:
+    """Open whole splits of one folder that follow one another as one source, in which no image comes twice."""
     groups = itertools.groupby(_parts(split), lambda part: part if "[" in part else part.rpartition(":")[0])
 
     def open_folder(part: str) -> VOCFolder:
@@ -81,60 +97,62 @@ def _open_voc(root: Path, split: str, class_names: tuple[str, ...] | None, drop_
 def _open_tfds(split: str, root: str | Path, strict: bool) -> TFDS:
     name, _, part = split.rpartition(":")  # the name may hold a version, as in voc/2007:5.0.0
     if not name:
-        raise ValueError(f"a split of TFDS is NAME:SPLIT, as in voc/2007:trainval; got {split!r}")
+        raise ValueError(f"a split of TFDS must be NAME:SPLIT, as in voc/2007:trainval; got {split!r}")
     return TFDS(name, part, data_dir=root or None, strict=strict)
 
 
 def _open_shapes(split: str, image_size: int) -> Shapes:
     name, _, length = split.partition(":")
     seeds = {"train": 0, "test": 1}
-    if name not in seeds or not length.isdigit():
-        raise ValueError(f"a split of shapes is train:LENGTH or test:LENGTH, got {split!r}")
+    if name not in seeds or not length.isdecimal():
+        raise ValueError(f"a split of shapes must be train:LENGTH or test:LENGTH; got {split!r}")
     return Shapes(int(length), image_size=image_size, seed=seeds[name])
 
 
-def _function(path: str) -> Callable[[str], Any]:
+def _function(path: str) -> Callable[[str], Source]:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:
-        raise ValueError(f"data of one's own is module:function; cannot import {module}: {error}") from None
+        raise ValueError(f"{path}: the module must be importable; got: {error}") from None
     except AttributeError:
-        raise ValueError(f"data of one's own is module:function; {module} has no {name!r}") from None
+        raise ValueError(f"{path}: the module must have the function; {module} has no {name!r}") from None
 
 
-def _of_classes(source: Any, class_names: tuple[str, ...], drop_other_classes: bool) -> Any:
+def _with_classes(source: Source, class_names: tuple[str, ...], drop_other_classes: bool) -> Source:
+    """Number the classes as in `class_names`, by name."""
     if not class_names or class_names == tuple(source.class_names):
         return source
-    others = [name for name in source.class_names if name not in class_names]
+    used = getattr(source, "used_class_names", source.class_names)  # only a COCO file knows which have objects
+    others = [name for name in used if name not in class_names]
     if others and not drop_other_classes:
         raise ValueError(
-            f"the data's classes are among class_names, {', '.join(class_names)}, unless other classes are dropped; "
-            f"got {', '.join(others)}"
+            f"the classes of a dataset must be among class_names, {', '.join(class_names)}, unless "
+            f"drop_other_classes; got {', '.join(others)}"
         )
-    return OnlyClasses(source, class_names)
+    return OnlyClasses(source, class_names, allow_missing=True)
 
 
-def _joined(split: str, open_part: Callable[[str], Any]) -> Any:
+def _joined(split: str, open_part: Callable[[str], Source]) -> Source:
     return _join([_cut(part, open_part) for part in _parts(split)])
 
 
-def _join(sources: list[Any]) -> Any:
+def _join(sources: list[Source]) -> Source:
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 
 def _parts(split: str) -> list[str]:
     parts = [part.strip() for part in split.split("+")]
     if not all(parts):
-        raise ValueError(f"a split is one name, or several joined by +; got {split!r}")
+        raise ValueError(f"a split must be one name, or several joined by +; got {split!r}")
     return parts
 
 
-def _cut(part: str, open_part: Callable[[str], Any]) -> Any:
+def _cut(part: str, open_part: Callable[[str], Source]) -> Source:
     """Open "name" or "name[from:to]"."""
     found = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", part)
     if not found:
-        raise ValueError(f"a part of a split is written name[from:to], in images or per cent; got {part!r}")
+        raise ValueError(f"a part of a split must be name or name[from:to], in images or per cent; got {part!r}")
     name, start, stop = found.groups()
     source = open_part(name)
     if "[" not in part:

@@ -1,49 +1,60 @@
 """Datasets of TensorFlow Datasets, read without TensorFlow."""
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
+from ssd_jax.box import corner_to_xywh, to_pixels, yxyx_to_corner
 from ssd_jax.data.box_table import INVERTED, NO_SIZE
 from ssd_jax.data.classes import COCO_IDS
 from ssd_jax.data.coco import annotation
 from ssd_jax.data.example import Example
-from ssd_jax.data.headers import read_header
-from ssd_jax.data.image import decode
+from ssd_jax.metrics.coco import COCOTruth
 
 
 class TFDS:
-    """A split of a detection set laid out as stock `voc` and `coco` are, prepared as array_record.
+    """A split of a detection dataset that TensorFlow Datasets prepared as array_record.
 
-    Its features are "image" and "objects" with "bbox" and "label", and perhaps "is_difficult" and "is_crowd"; crowds
-    are left out. `name` is as in `tfds.builder` ("voc/2007"); `data_dir` is where it was prepared, by default where
-    TFDS keeps its data. The split "trainval" stands for "train" and "validation" together where a set has no split
-    of that name: so VOC calls them. Needs the extra `[tfds]`.
-
-    Boxes of no size are left out; if `strict`, they are a `ValueError` when their image is read. TFDS itself lets
-    no box outside its image in.
+    Its features are those of TFDS's own `voc` and `coco`: "image", and "objects" with "bbox" and "label", perhaps
+    also with "is_difficult" and "is_crowd". Crowds are dropped. Boxes of no size are dropped too; TFDS itself accepts
+    no box outside its image.
     """
 
     def __init__(self, name: str, split: str, *, data_dir: str | Path | None = None, strict: bool = False):
+        """Open a split; this needs the extra `[tfds]`.
+
+        Args:
+          name: as for `tfds.builder`, "voc/2007".
+          split: one of the dataset's; "trainval" means "train" and "validation" together where the dataset has no
+            split of that name, since VOC calls them so.
+          data_dir: where the dataset was prepared; None for the place where TFDS keeps its data.
+          strict: refuse boxes of no size, when their image is read.
+
+        Raises:
+          ValueError: the dataset or the split does not exist, or is not for detection.
+        """
         try:
             import tensorflow_datasets as tfds
             from tensorflow_datasets.core.read_only_builder import builder_from_files
         except ImportError:
-            raise ValueError("TFDS's datasets need its library: pip install ssd_jax[tfds]") from None
+            raise ValueError(f"{name}: TFDS must be installed: pip install ssd_jax[tfds]") from None
 
         self.name, self.split, self._strict = name, split, strict
         try:  # from files alone: the code of stock coco, which `tfds.builder` would run, needs TensorFlow
             builder = builder_from_files(name, data_dir=data_dir and str(data_dir))
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
-            raise ValueError(f"{name}: TFDS finds no prepared data: {_first_line(error)}") from None
+            raise ValueError(f"{name}: must be prepared by TFDS; got: {_first_line(error)}") from None
         splits = builder.info.splits
         parts = ["train", "validation"] if split == "trainval" and split not in splits else [split]
         if not set(parts) <= set(splits):
-            raise ValueError(f"{name}: no split {split!r}; the dataset has {', '.join(splits)}")
+            raise ValueError(f"{name}: a split must be one of {', '.join(splits)}; got {split!r}")
         features = builder.info.features
         if not {"image", "objects"} <= set(features):
-            raise ValueError(f"{name}: a detection set has the features image and objects; this one is another kind")
+            raise ValueError(f"{name}: features must include image and objects; got {', '.join(features)}")
         self.class_names = tuple(features["objects"].feature["label"].names)
         self.inclusive = name.split("/")[0] == "voc"  # its builder keeps the corners as they stand in the XML
         of_coco = {"image/id"} <= set(features) and {"area", "is_crowd"} <= set(features["objects"].feature)
@@ -51,7 +62,7 @@ class TFDS:
         try:
             self._rows = builder.as_data_source("+".join(parts), decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
-            raise ValueError(f"{name}: TFDS cannot read it without TensorFlow: {_first_line(error)}") from None
+            raise ValueError(f"{name}: must be stored as array_record; got: {_first_line(error)}") from None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,13 +71,13 @@ class TFDS:
         index = range(len(self))[index]
         row = self._rows[index]
         objects = row["objects"]
-        corners = np.array(objects["bbox"], np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]  # [n, 4] from y, x, y, x
+        corners = yxyx_to_corner(np.array(objects["bbox"], np.float32).reshape(-1, 4))  # [n, 4]
         n = len(corners)
-        sides = corners[:, 2:] - corners[:, :2]  # [n, 2]
+        sides = corner_to_xywh(corners)[:, 2:]  # [n, 2]
         whole = (sides > 0).all(axis=1)  # [n]
         name = self._id(row, index)
         if self._strict and not whole.all():
-            raise ValueError(f"{self.name}, {self.split}: strict data has no boxes of no size; got one in {name}")
+            raise ValueError(f"{self.name}, {self.split}: with strict, boxes must have a size; got none in {name}")
         kept = whole & ~self._flags(objects, "is_crowd", n)
         return Example(
             name,
@@ -78,43 +89,39 @@ class TFDS:
             dirt=tuple(INVERTED if min(side) < 0 else NO_SIZE for side in sides[~whole].tolist()),
         )
 
-    def truth(self) -> dict[str, Any] | None:
-        """The ground truth in COCO's format, crowds included, of a set with COCO's features; else None.
+    def truth(self) -> COCOTruth | None:
+        """Give the ground truth in COCO's format, crowds included; None if the dataset lacks COCO's features.
 
-        Reads every image's record. See `coco_truth` and, of the ids, `COCO_IDS`.
+        Reads the record of every image. The categories of COCO itself have COCO's ids, others are numbered from 1.
         """
         if self._category_ids is None:
             return None
-        images, annotations = [], []
+        truth: COCOTruth = {"images": [], "categories": [], "annotations": []}
         for row in self._rows:
-            images.append({"id": int(row["image/id"]), "file_name": _text(row["image/filename"])})
-            height, width = read_header(row["image"]).size or decode(row["image"]).shape[:2]
-            objects = row["objects"]
-            columns = (objects[name] for name in ("bbox", "label", "area", "is_crowd"))
-            for (top, left, bottom, right), label, area, crowd in zip(*columns, strict=True):
-                bbox = [left * width, top * height, (right - left) * width, (bottom - top) * height]
-                category = self._category_ids[int(label)]
-                annotations.append(
-                    annotation(
-                        1 + len(annotations), images[-1]["id"], category, [float(x) for x in bbox], float(area), crowd
-                    )
-                )
+            image_id, objects = int(row["image/id"]), row["objects"]
+            width, height = PIL.Image.open(io.BytesIO(row["image"])).size
+            name = _text(row["image/filename"])
+            truth["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
+            corners = yxyx_to_corner(np.array(objects["bbox"], np.float32).reshape(-1, 4))  # [n, 4]
+            boxes = corner_to_xywh(to_pixels(corners, (height, width)))  # [n, 4]
+            columns = (objects[name] for name in ("label", "area", "is_crowd"))
+            for bbox, label, area, crowd in zip(boxes.tolist(), *columns, strict=True):
+                number, category_id = 1 + len(truth["annotations"]), self._category_ids[int(label)]
+                area = area if area >= 0 else bbox[2] * bbox[3]  # below 0: not known
+                truth["annotations"].append(annotation(number, image_id, category_id, bbox, area, crowd))
         categories = zip(self._category_ids, self.class_names, strict=True)
-        return {
-            "images": images,
-            "categories": [{"id": number, "name": name} for number, name in categories],
-            "annotations": annotations,
-        }
+        truth["categories"] += [{"id": number, "name": name} for number, name in categories]
+        return truth
 
     def _ids_of_categories(self) -> tuple[int, ...]:
-        """COCO's own for COCO, else from 1."""
+        """Return COCO's own ids for COCO, else numbers from 1."""
         of_coco = self.name.split("/")[0] == "coco" and len(self.class_names) == len(COCO_IDS)
         return COCO_IDS if of_coco else tuple(range(1, 1 + len(self.class_names)))
 
-    def _flags(self, objects: dict[str, Any], name: str, n: int) -> np.ndarray:
+    def _flags(self, objects: Mapping[str, Any], name: str, n: int) -> np.ndarray:
         return np.array(objects.get(name, np.zeros(n)), bool).reshape(n)
 
-    def _id(self, row: dict[str, Any], index: int) -> str:
+    def _id(self, row: Mapping[str, Any], index: int) -> str:
         return _text(row.get("image/filename", b"")) or f"{self.name}-{self.split}-{index}"
 
 

@@ -4,11 +4,47 @@ import contextlib
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from ssd_jax.files import write_text
+
+
+class COCOImage(TypedDict):
+    """An image of COCO's ground truth; sizes are in pixels."""
+
+    id: int | str
+    file_name: NotRequired[str]
+    width: NotRequired[int]
+    height: NotRequired[int]
+
+
+class COCOCategory(TypedDict):
+    """A class of COCO's ground truth."""
+
+    id: int
+    name: str
+
+
+class COCOAnnotation(TypedDict):
+    """An object of COCO's ground truth: `bbox` is [x_min, y_min, width, height] in pixels, `iscrowd` 0 or 1."""
+
+    id: int
+    image_id: int | str
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+
+
+class COCOTruth(TypedDict):
+    """Ground truth in COCO's format."""
+
+    images: list[COCOImage]
+    categories: list[COCOCategory]
+    annotations: list[COCOAnnotation]
+
 
 # In the order of pycocotools' `COCOeval.stats`.
 NUMBERS = (
@@ -28,7 +64,7 @@ class COCOMetric:
     hundredths of a pixel, and judged as they are written.
     """
 
-    def __init__(self, truth: dict[str, Any]):
+    def __init__(self, truth: COCOTruth):
         self._truth = truth
         self._categories = truth["categories"]
         self._known = {image["id"] for image in truth["images"]}

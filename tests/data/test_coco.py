@@ -1,13 +1,14 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from ssd_jax.data import COCOJson, decode, eval_batches, open_coco
+from ssd_jax.data import COCOJson, decode, eval_batches, open_coco, open_source
 
 IMAGE = np.full((50, 100, 3), 77, np.uint8)
 
@@ -93,14 +94,6 @@ def test_truth_keeps_crowds_ids_and_areas(root):
     json.dumps(truth)
 
 
-def test_a_missing_size_is_read_from_the_image(root):
-    changed = data()
-    del changed["images"][0]["width"]
-    np.testing.assert_array_equal(
-        open_coco(write(root, changed), "train")[0].boxes[0], np.float32([0.1, 0.1, 0.6, 0.5])
-    )
-
-
 def test_images_may_lie_in_folders(root):
     changed = data()
     changed["images"][1]["file_name"] = "deep/p3.jpg"
@@ -133,31 +126,200 @@ def test_decimals_that_are_rounded_are_no_dirt(root):
     np.testing.assert_array_equal(open_coco(write(root, changed), "train", strict=True)[2].boxes[:, 2:], [[1, 1]])
 
 
-def test_what_is_refused(root):
-    def bbox(value):
-        return lambda data: data["annotations"][1].update(bbox=value)
+def set_annotation(**fields):
+    return lambda data: data["annotations"][1].update(fields)
 
-    assert "a bbox is four finite numbers, x, y, width, height; annotation 0 has [1, 2]" in refused(
-        root, bbox([1, 2])
-    )
-    assert "annotation 0 has [1, 2, nan, 3]" in refused(root, bbox([1, 2, float("nan"), 3]))
-    assert "annotation 0 has None" in refused(root, bbox(None))
-    assert "annotation 0 has image 8 and category 18" in refused(
-        root, lambda d: d["annotations"][1].update(image_id=8)
-    )
-    assert "has image 7 and category 1" in refused(root, lambda d: d["annotations"][1].update(category_id=1))
-    assert "every one of images has id, file_name; one lacks id" in refused(root, lambda d: d["images"][0].pop("id"))
-    assert "an object with the lists images, annotations, categories" in refused(root, lambda d: d.pop("images"))
-    assert "at least one image" in refused(root, lambda d: d.update(images=[], annotations=[]))
-    assert "the ids of images are different" in refused(root, lambda d: d["images"][0].update(id=3))
-    assert "categories have different names" in refused(root, lambda d: d["categories"][0].update(name="dog"))
 
+def set_image(**fields):
+    return lambda data: data["images"][0].update(fields)
+
+
+def set_category(**fields):
+    return lambda data: data["categories"][0].update(fields)
+
+
+def add_row(part, row):
+    return lambda data: data[part].append(row)
+
+
+IDS = "image_id and category_id of an annotation must be ids of the file; got "
+BBOX = "bbox must be four finite numbers, x, y, width, height; got "
+WRONG = {
+    "bbox of two": (set_annotation(bbox=[1, 2]), f"{BBOX}[1, 2] in annotation 0"),
+    "bbox nan": (set_annotation(bbox=[1, 2, float("nan"), 3]), f"{BBOX}[1, 2, nan, 3] in annotation 0"),
+    "bbox null": (set_annotation(bbox=None), f"{BBOX}None in annotation 0"),
+    "bbox text": (set_annotation(bbox=["a", 0, 1, 1]), f"{BBOX}['a', 0, 1, 1] in annotation 0"),
+    "bbox object": (set_annotation(bbox={"x": 1}), f"{BBOX}{{'x': 1}} in annotation 0"),
+    "bbox with a huge number": (set_annotation(bbox=[0, 0, 10**400, 1]), BBOX),
+    "area list": (set_annotation(area=[5]), "area must be a finite number; got [5] in annotation 0"),
+    "area text": (set_annotation(area="big"), "area must be a finite number; got 'big' in annotation 0"),
+    "area with a huge number": (set_annotation(area=10**400), "area must be a finite number; got 1000"),
+    "iscrowd": (set_annotation(iscrowd="no"), "iscrowd must be 0 or 1; got 'no' in annotation 0"),
+    "iscrowd 2": (set_annotation(iscrowd=2), "iscrowd must be 0 or 1; got 2 in annotation 0"),
+    "iscrowd list": (set_annotation(iscrowd=[1]), "iscrowd must be 0 or 1; got [1] in annotation 0"),
+    "no such image": (set_annotation(image_id=8), f"{IDS}8 and 18 in annotation 0"),
+    "no such image, as text": (set_annotation(image_id="8", id="0"), f"{IDS}'8' and 18 in annotation '0'"),
+    "image_id list": (set_annotation(image_id=[7]), f"{IDS}[7] and 18 in annotation 0"),
+    "image_id null": (set_annotation(image_id=None), f"{IDS}None and 18 in annotation 0"),
+    "no such category": (set_annotation(category_id=1), f"{IDS}7 and 1 in annotation 0"),
+    "category_id true": (set_annotation(category_id=True), f"{IDS}7 and True in annotation 0"),
+    "id of an image null": (set_image(id=None), "the id of an image must be a whole number or text; got None"),
+    "id of an image list": (set_image(id=[7]), "the id of an image must be a whole number or text; got [7]"),
+    "doubled images": (set_image(id=3), "ids of images must differ; got 3 twice"),
+    "doubled images, as text": (set_image(id="3"), "ids of images must differ; got 3 twice"),
+    "file_name number": (set_image(file_name=7), "file_name must be one line of text; got 7"),
+    "file_name null": (set_image(file_name=None), "file_name must be one line of text; got None"),
+    "file_name two lines": (set_image(file_name="a\nb.jpg"), r"file_name must be one line of text; got 'a\nb.jpg'"),
+    "file_name half a character": (set_image(file_name="\ud800"), r"one line of text; got '\ud800'"),
+    "file_name with a NUL": (set_image(file_name="a\0b/c"), r"one line of text; got 'a\x00b/c'"),
+    "width text": (set_image(width="wide"), "p7.jpg: width must be a whole number up to 1,000,000; got 'wide'"),
+    "width fraction": (set_image(width=80.5), "p7.jpg: width must be a whole number up to 1,000,000; got 80.5"),
+    "height list": (set_image(height=[50]), "p7.jpg: height must be a whole number up to 1,000,000; got [50]"),
+    "height huge": (set_image(height=10**400), "p7.jpg: height must be a whole number up to 1,000,000; got 1000"),
+    "doubled categories": (set_category(id=18), "ids of categories must differ; got 18 twice"),
+    "doubled categories, as text": (set_category(id="18"), "ids of categories must differ; got 18 twice"),
+    "doubled names": (set_category(name="dog"), "names of categories must differ; got 'dog' twice"),
+    "id of a category null": (set_category(id=None), "the id of a category must be a whole number; got None"),
+    "id of a category text": (set_category(id="c"), "the id of a category must be a whole number; got 'c'"),
+    "class name 7": (set_category(name=7), "the name of a category must be one line of text; got 7"),
+    "class name list": (set_category(name=["dog"]), "the name of a category must be one line of text; got ['dog']"),
+    "null row": (add_row("annotations", None), "every entry of annotations must be an object; got None"),
+    "text row": (add_row("images", "p7.jpg"), "every entry of images must be an object; got 'p7.jpg'"),
+    "list row": (add_row("categories", [1, "cat"]), "every entry of categories must be an object; got [1, 'cat']"),
+    "row without id": (
+        lambda d: d["images"][0].pop("id"),
+        "images must have id, file_name; got one without id",
+    ),
+    "no images list": (
+        lambda d: d.pop("images"),
+        "must be an object with the lists images, annotations",
+    ),
+    "images object": (
+        lambda d: d.update(images={}),
+        "must be an object with the lists images, annotations",
+    ),
+    "no images": (lambda d: d.update(images=[], annotations=[]), "images must be one or more; got none"),
+    "no categories": (lambda d: d.update(categories=[], annotations=[]), "categories must be one or more; got none"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_refused(root, what):
+    change, message = WRONG[what]
+    error = refused(root, change)
+    assert error.startswith(f"{root}/annotations/instances_train.json: ") and message in error
+    assert len(error) < len(str(root)) + 300
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be well-formed JSON; got: "),
+        ("[" * 100_000, "must be nested less deeply"),
+        ('{"images": ' + "9" * 5000 + "}", "must be well-formed JSON; got: "),
+        ("\xff", "must be well-formed JSON; got: "),
+        ("null", "must be an object with the lists images, annotations, categories; got 'NoneType'"),
+    ],
+)
+def test_files_that_are_not_json(root, text, message):
+    (root / "annotations" / "instances_train.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="instances_train.json: .*" + re.escape(message)) as raised:
+        open_coco(root, "train")
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_files(root):
     missing = refused(root, lambda d: d["images"][0].update(file_name="gone.jpg"), FileNotFoundError)
     assert missing.endswith("1 are not: gone.jpg")
     assert "No such file" in refused_split(root, "val")
-    (root / "annotations" / "instances_train.json").write_text("{")
-    with pytest.raises(ValueError, match="not well-formed JSON"):
-        open_coco(root, "train")
+
+
+NUMBERS = {
+    "text": (str, {"iscrowd": "0"}),
+    "text with a fraction": (lambda n: f" {n}.0 ", {"iscrowd": "0.0"}),
+    "fraction": (float, {"iscrowd": 0.0}),
+}
+
+
+@pytest.mark.parametrize("how", NUMBERS)
+def test_numbers_may_be_text(root, how):
+    """The same dataset with its numbers written another way is the same dataset."""
+    write_as, more = NUMBERS[how]
+    changed = data()
+    plain = open_coco(write(root, data()), "train")
+    for image in changed["images"]:
+        image.update({name: write_as(image[name]) for name in ("id", "width", "height")})
+    for category in changed["categories"]:
+        category["id"] = write_as(category["id"])
+    for row in changed["annotations"]:
+        numbers = [name for name in ("id", "image_id", "category_id", "area") if name in row]
+        row.update({name: row[name] if name == "area" else write_as(row[name]) for name in numbers})
+        row["bbox"] = [write_as(number) for number in row["bbox"]]
+        row["iscrowd"] = write_as(row["iscrowd"]) if row.get("iscrowd") else more["iscrowd"]
+    source = open_coco(write(root, changed), "train")
+    assert source.truth() == plain.truth()
+    for one, other in zip(source, plain, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_ids_of_images_may_be_text(root):
+    changed = data()
+    for image in changed["images"]:
+        image["id"] = f"i{image['id']}"
+    for row in changed["annotations"]:
+        row["image_id"] = f"i{row['image_id']}"
+    source = open_coco(write(root, changed), "train")
+    assert [len(e.boxes) for e in source] == [2, 0, 1] and source.truth()["images"][0]["id"] == "i7"
+
+
+@pytest.mark.parametrize("value", [0, -1, "-1", None, "0"])
+def test_a_size_that_is_unknown_is_read_from_the_image(root, value):
+    for side in ("width", "height"):
+        changed = data()
+        changed["images"][0][side] = value
+        source = open_coco(write(root, changed), "train")
+        np.testing.assert_array_equal(source[0].boxes[0], np.float32([0.1, 0.1, 0.6, 0.5]))
+        assert source.truth()["images"][0] == {"id": 7, "file_name": "p7.jpg", "width": 100, "height": 50}
+
+
+@pytest.mark.parametrize("value", [None, -1, "-1", -0.5])
+def test_an_area_that_is_unknown_is_that_of_the_box(root, value):
+    changed = data()
+    changed["annotations"][0]["area"] = value
+    assert open_coco(write(root, changed), "train").truth()["annotations"][-1]["area"] == 100 * 50
+
+
+def test_files_outside_the_folder_are_refused(root, tmp_path_factory):
+    """Absolute names, names with .., links: whatever leads out of the folder is refused, unless allowed."""
+    outside = tmp_path_factory.mktemp("outside")
+    cv2.imwrite(str(outside / "x.jpg"), IMAGE)
+    (root / "train" / "link.jpg").symlink_to(outside / "x.jpg")
+    (root / "train" / "linked").symlink_to(outside)
+    (root / "train" / "deep").mkdir()
+    up = os.path.relpath(outside, root / "train")
+    for name in (f"{up}/x.jpg", f"{outside}/x.jpg", "link.jpg", "linked/x.jpg", "/dev/zero", f"deep/../{up}/x.jpg"):
+        error = refused(root, set_image(file_name=name))
+        assert error.endswith(f"below {root}/train, unless allow_outside; got 1 outside: {name}")
+    assert "outside: ../gone.jpg" in refused(root, set_image(file_name="../gone.jpg"))
+
+    changed = data()
+    for image, name in zip(changed["images"], (f"{up}/x.jpg", f"{outside}/x.jpg", "linked/x.jpg"), strict=True):
+        image["file_name"] = name
+    source = open_coco(write(root, changed), "train", allow_outside=True)
+    assert [decode(e.image).shape for e in source] == [(50, 100, 3)] * 3
+    assert len(open_source("coco_json", "train", root=root, allow_outside=True)) == 3
+
+
+def test_files_inside_the_folder_however_named(root):
+    (root / "train" / "deep").mkdir()
+    (root / "train" / "copy.jpg").symlink_to("p3.jpg")
+    (root / "other").symlink_to(root / "train")
+    changed = data()
+    for image, name in zip(changed["images"], ("deep/../p7.jpg", f"{root}/train/p3.jpg", "copy.jpg"), strict=True):
+        image["file_name"] = name
+    assert len(open_coco(write(root, changed), "train")) == 3
+    assert len(open_coco(root, "annotations/instances_train.json:other")) == 3
 
 
 def refused_split(root, split):

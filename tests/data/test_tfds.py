@@ -106,13 +106,23 @@ def test_splits_are_joined_and_cut(data_dir):
     assert sum(len(dogs[i].boxes) for i in range(4)) == 1
 
 
+def test_classes_are_mapped_by_name(data_dir):
+    classes = ("dog", "bird", "cat")
+    source = open_source("tfds", "pets:train+pets:test", root=data_dir, class_names=classes)
+    plain = open_source("tfds", "pets:train+pets:test", root=data_dir)
+    assert source.class_names == classes
+    for i in range(5):
+        names = [[s.class_names[label - 1] for label in s[i].labels] for s in (source, plain)]
+        assert names[0] == names[1]
+
+
 def test_errors(data_dir):
-    with pytest.raises(ValueError, match="no split 'val'; the dataset has train, test"):
+    with pytest.raises(ValueError, match="pets: a split must be one of train, test; got 'val'"):
         TFDS("pets", "val", data_dir=data_dir)
-    with pytest.raises(ValueError, match="no_such_set: TFDS finds no prepared data: Could not find dataset files"):
+    with pytest.raises(ValueError, match="no_such_set: must be prepared by TFDS; got: Could not find dataset files"):
         TFDS("no_such_set", "train", data_dir=data_dir)
-    with pytest.raises(ValueError, match="a split of TFDS is NAME:SPLIT"):
+    with pytest.raises(ValueError, match="a split of TFDS must be NAME:SPLIT"):
         open_source("tfds", "train", root=data_dir)
     strict = open_source("tfds", "pets:train", root=data_dir, strict=True)
-    with pytest.raises(ValueError, match=r"strict data has no boxes of no size; got one in d\.png"):
+    with pytest.raises(ValueError, match=r"pets, train: with strict, boxes must have a size; got none in d\.png"):
         [strict[i] for i in range(4)]
