@@ -93,8 +93,7 @@ class JaxStep:
 
         def run():
             for _ in range(count):
-                batch = next(batches)
-                metrics = self.step({name: batch[name] for name in self.batch})
+                metrics = self.step(next(batches).arrays)
             return metrics
 
         return best_times({"": run}, repeats)[""] / count

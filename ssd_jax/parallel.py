@@ -1,5 +1,6 @@
 """Spread a step over the devices of every process: the only file that says pmap."""
 
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,6 +57,20 @@ def is_first() -> bool:
 def of_every_process(value: Any) -> np.ndarray:
     """Return a number or array of each process, `[processes, ...]`. All must ask, each with the same shape."""
     return np.reshape(multihost_utils.process_allgather(np.asarray(value)), (-1, *np.shape(value)))
+
+
+def objects_of_every_process(value: Any) -> list[Any]:
+    """Return the picklable object of each process, in the order of the processes. All must ask, at the same place.
+
+    The objects may differ in size: they travel as bytes, padded to the longest. They come from the processes of this
+    same run, so unpickling them is safe.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    lengths = of_every_process(len(data))  # [processes]
+    padded = of_every_process(np.pad(data, (0, lengths.max() - len(data))))  # [processes, longest]
+    return [pickle.loads(row[:length].tobytes()) for row, length in zip(padded, lengths.tolist(), strict=True)]
 
 
 def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:

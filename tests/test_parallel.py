@@ -32,7 +32,7 @@ def train(devices, norm):
     )
     losses = []
     for _ in range(STEPS):
-        state, metrics = step(state, split(next(batches), devices), jax.random.key(1))
+        state, metrics = step(state, split(next(batches).arrays, devices), jax.random.key(1))
         losses.append(float(metrics["loss"]))
     after = ravel_pytree((state.params, state.batch_stats))[0]
     return np.asarray(before), np.asarray(after), losses

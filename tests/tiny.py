@@ -79,7 +79,7 @@ class Images:
 
 
 def first_batch(source, batch_size):
-    return next(iter(train_batches(source, batch_size=batch_size, canvas_size=64, max_boxes=4, seed=0)))
+    return next(iter(train_batches(source, batch_size=batch_size, canvas_size=64, max_boxes=4, seed=0))).arrays
 
 
 def train_step(optimizer, *, model=MODEL, options=NO_AUGMENTATION, **settings):

@@ -7,7 +7,7 @@ number of threads, with or without a cache. Process p of n reads every n-th row 
 would read.
 """
 
-from ssd_jax.data.batches import eval_batches, pad_boxes, train_batches
+from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
 from ssd_jax.data.coco import COCOJson, open_coco
 from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth, has_objects
 from ssd_jax.data.example import Example, Source
@@ -21,6 +21,7 @@ __all__ = [
     "GREY",
     "KINDS",
     "TFDS",
+    "Batch",
     "COCOJson",
     "Example",
     "Examples",

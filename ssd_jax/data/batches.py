@@ -1,7 +1,9 @@
 """Batches for training and for evaluation: Grain's pipeline."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -13,8 +15,15 @@ from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
 logger = logging.getLogger("ssd_jax")
 
 EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one image
-Batch = dict[str, np.ndarray]
 NAMED = 10  # images with too many objects that are named; all are counted
+NO_OBJECTS = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)  # boxes, labels, difficult
+
+
+class Batch(NamedTuple):
+    """One process's share of a batch: what the devices compute with, and what the host keeps about it."""
+
+    arrays: dict[str, np.ndarray]
+    info: dict[str, Any]
 
 
 def train_batches(
@@ -35,16 +44,19 @@ def train_batches(
     """Endless shuffled batches, the first being that of step `start_step`.
 
     The order is a new permutation of the source in every epoch, and epochs run into one another. With
-    B = batch_size / process_count, S = canvas_size and G = max_boxes, a batch has
+    B = batch_size / process_count, S = canvas_size and G = max_boxes, a batch has the arrays
 
         images    uint8   [B, S, S, 3]  the image at the top left, the rest zero
         sizes     int32   [B, 2]        (h, w) of the image inside the canvas
         boxes     float32 [B, G, 4]     corners, fractions of the image
         labels    int32   [B, G]        0 = padding
-        left_out  int32   [B]           objects beyond G, which are not in `boxes`
         position  int32   [B]           row in the batch of all processes together
-        index     int32   [B]           place in the source
-        readable  bool    [B]           False: the image is a grey one without boxes
+
+    and the info
+
+        index          int32 [B]  place in the source
+        readable       bool  [B]  False: the image is a grey one without boxes
+        dropped_boxes  int32 [B]  objects beyond G, which are not in `boxes`
 
     Difficult objects are trained on, as in Caffe (`train_on_diff_gt`), unless `train_difficult` is False. Of a
     image with more than G objects the G largest are trained on; the first ten such images are named in
@@ -61,31 +73,32 @@ def train_batches(
     read = _Reader(source, strict=strict)
 
     def load(index: int) -> Row:
-        row = read(index)
-        if row is None:
-            image = np.full((canvas_size, canvas_size, 3), GREY, np.uint8)
-            boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
-        else:
-            example, image = row
+        example, image = read(index)
+        readable = image is not None
+        if readable:
             image = np.ascontiguousarray(shrink(image, canvas_size))  # no view that keeps a larger array alive
-            chosen = train_difficult | ~example.difficult  # [n]
-            boxes, labels = example.boxes[chosen], example.labels[chosen]
+        else:
+            image = np.full((canvas_size, canvas_size, 3), GREY, np.uint8)
+        chosen = readable & (train_difficult | ~example.difficult)  # [n]
+        boxes, labels = example.boxes[chosen], example.labels[chosen]
         padded_boxes, padded_labels = pad_boxes(boxes, labels, max_boxes)
         return {
             "images": image,
             "sizes": np.array(image.shape[:2], np.int32),
             "boxes": padded_boxes,
             "labels": padded_labels,
-            "left_out": np.int32(max(0, len(boxes) - max_boxes)),
             "index": np.int32(index),
-            "readable": np.bool_(row is not None),
+            "readable": np.bool_(readable),
+            "dropped_boxes": np.int32(max(0, len(boxes) - max_boxes)),
         }
 
     load = Cache(load, gb=cache_gb, length=len(source)) if cache_gb else load
     position = np.arange(process_index, batch_size, process_count, dtype=np.int32)  # [B]
 
     def load_batch(indices: np.ndarray) -> Batch:
-        return _load_batch(load, indices, canvas_size) | {"position": position.copy()}
+        images, rows = _load_rows(load, indices, canvas_size)
+        arrays = {"images": images} | _stack(rows, ("sizes", "boxes", "labels")) | {"position": position.copy()}
+        return Batch(arrays, _stack(rows, ("index", "readable", "dropped_boxes")))
 
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS)
     batches = _batches(order, load_batch, batch_size, process_index, process_count, threads, start_step=start_step)
@@ -104,32 +117,36 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every image once, in order; the last batch is padded, so all have one shape in all processes.
 
-    With B = batch_size / process_count and S = image_size, a batch has
+    With B = batch_size / process_count and S = image_size, a batch has the arrays
 
         images    uint8 [B, S, S, 3]  warped to S x S
-        sizes     int32 [B, 2]        the image's own (h, w); 0 where there is none
-        index     int32 [B]           place in the source; -1 = padding row
-        readable  bool  [B]           the row holds an image: False in padding rows, and for a file that cannot
-                                      be read (index >= 0; logged once by name; a `ValueError` if `strict`)
+
+    and the info
+
+        index     int32 [B]    place in the source; -1 = padding row
+        sizes     int32 [B, 2] the image's own (h, w); 0 where there is none
+        readable  bool  [B]    the row holds an image: False in padding rows, and for a file that cannot be read
+                               (index >= 0; logged once by name; a `ValueError` if `strict`)
+        examples  list of B    the row's `Example` without its image: the ground truth; None in padding rows
     """
     _check_share(source, batch_size, process_index, process_count)
     read = _Reader(source, strict=strict)
 
     def load(index: int) -> Row:
-        row = read(index) if index < len(source) else None
-        if row is None:
-            image, size = np.full((image_size, image_size, 3), GREY, np.uint8), (0, 0)
-        else:
-            image, size = warp(row[1], image_size), row[1].shape[:2]
+        example, image = read(index) if index < len(source) else (None, None)
+        grey = np.full((image_size, image_size, 3), GREY, np.uint8)
         return {
-            "images": image,
-            "sizes": np.array(size, np.int32),
-            "index": np.int32(index if index < len(source) else -1),
-            "readable": np.bool_(row is not None),
+            "images": grey if image is None else warp(image, image_size),
+            "sizes": np.array((0, 0) if image is None else image.shape[:2], np.int32),
+            "index": np.int32(-1 if example is None else index),
+            "readable": np.bool_(image is not None),
+            "examples": example,
         }
 
     def load_batch(indices: np.ndarray) -> Batch:
-        return _load_batch(load, indices, image_size)
+        images, rows = _load_rows(load, indices, image_size)
+        info = _stack(rows, ("index", "sizes", "readable")) | {"examples": [row["examples"] for row in rows]}
+        return Batch({"images": images}, info)
 
     rows = -(-len(source) // batch_size) * batch_size
     return _batches(grain.MapDataset.range(rows), load_batch, batch_size, process_index, process_count, threads)
@@ -162,28 +179,33 @@ def _check_share(source: Source, batch_size: int, process_index: int, process_co
 
 
 class _Reader:
-    """Examples and their decoded images; None for one that cannot be read, with one warning, or an error."""
+    """Read an example and decode its image.
+
+    An image that cannot be read is None, with one warning, or a `ValueError` if `strict`. The example that is
+    returned holds no image, so that nothing keeps the encoded file in memory.
+    """
 
     def __init__(self, source: Source, *, strict: bool):
         self._source, self._strict, self._named = source, strict, set()
 
-    def __call__(self, index: int) -> tuple[Example, np.ndarray] | None:
+    def __call__(self, index: int) -> tuple[Example, np.ndarray | None]:
         name = f"image {index}"
+        example, image = Example(name, b"", *NO_OBJECTS), None
         try:
             example = self._source[index]
             name = example.image_id
-            return example, decode(example.image)
+            image = decode(example.image)
         except UnreadableImage as error:
             if self._strict:
                 raise ValueError(f"strict data has no image that cannot be read; {name}: {error}") from None
             if index not in self._named:
                 self._named.add(index)
                 logger.warning("%s: %s", name, error)
-            return None
+        return dataclasses.replace(example, image=b""), image
 
 
-def _load_batch(load: Callable[[int], Row], indices: np.ndarray, size: int) -> Batch:
-    """Rows in arrays. Each image, of its own size, goes to the top left of its canvas while the cache is warm."""
+def _load_rows(load: Callable[[int], Row], indices: np.ndarray, size: int) -> tuple[np.ndarray, list[Row]]:
+    """Load the rows; copy each image, of any size, to the top left of its canvas while it is in the CPU's cache."""
     images = np.empty((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
     rows = []
     for canvas, index in zip(images, indices.tolist(), strict=True):
@@ -191,34 +213,38 @@ def _load_batch(load: Callable[[int], Row], indices: np.ndarray, size: int) -> B
         h, w, _ = row["images"].shape
         canvas[:h, :w] = row["images"]
         canvas[:h, w:] = canvas[h:] = 0
-        rows.append({name: array for name, array in row.items() if name != "images"})
-    return {"images": images} | {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        rows.append({name: value for name, value in row.items() if name != "images"})
+    return images, rows
+
+
+def _stack(rows: list[Row], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {name: np.stack([row[name] for row in rows]) for name in names}
 
 
 def _counting(
     batches: Iterator[Batch], source: Source, *, batch_size: int, max_boxes: int, strict: bool
 ) -> Iterator[Batch]:
     """Hand on the batches; tell of the objects that they leave out."""
-    left_out: dict[int, int] = {}  # by image
+    dropped: dict[int, int] = {}  # number of boxes, by image
     unread, read = len(source), 0  # by all processes; by this one
     for batch in batches:
-        for index, n in zip(batch["index"].tolist(), batch["left_out"].tolist(), strict=True):
-            if not n or index in left_out:
+        for index, n in zip(batch.info["index"].tolist(), batch.info["dropped_boxes"].tolist(), strict=True):
+            if not n or index in dropped:
                 continue
-            left_out[index] = n
+            dropped[index] = n
             what = f"{source[index].image_id}: {n + max_boxes} objects, but max_boxes is {max_boxes}"
             if strict:
                 raise ValueError(f"strict data leaves no object out; {what}")
-            if len(left_out) <= NAMED:
+            if len(dropped) <= NAMED:
                 logger.warning("%s: the %d smallest are not trained on", what, n)
-        read += len(batch["index"])
+        read += len(batch.info["index"])
         before, unread = unread, unread - batch_size
-        if left_out and before > 0 >= unread:
+        if dropped and before > 0 >= unread:
             logger.warning(
                 "max_boxes = %d leaves out %d objects of %d images, among the first %d that this process read",
                 max_boxes,
-                sum(left_out.values()),
-                len(left_out),
+                sum(dropped.values()),
+                len(dropped),
                 min(read, len(source)),
             )
         yield batch

@@ -3,12 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 logger = logging.getLogger("ssd_jax")
 
-Row = dict[str, np.ndarray]
+Row = dict[str, Any]  # arrays; rows that are cached hold nothing else
 
 
 class Cache:

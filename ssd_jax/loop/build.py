@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
-from ssd_jax.data import Source, UnreadableImage, train_batches
+from ssd_jax.data import Batch, Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
 from ssd_jax.parallel import AXIS, over_devices, split
@@ -26,7 +26,6 @@ logger = logging.getLogger("ssd_jax")
 OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of data.open_source
 NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Run:
 
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one step on a batch of `batches`; the state given is used up."""
-        return self.step(state, split(batch, jax.local_device_count()), self.key)
+        return self.step(state, split(batch.arrays, jax.local_device_count()), self.key)
 
 
 def build(config: ConfigDict) -> Run:

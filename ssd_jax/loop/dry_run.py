@@ -29,7 +29,7 @@ def dry_run(config: ConfigDict, *, steps: int = 5) -> str:
         seconds.append(time.perf_counter() - start)
     first, second = seconds[0], float(np.median(seconds[1:]))
     # This finds the step that was compiled above.
-    memory = run.step.lower(state, split(batch, jax.local_device_count()), run.key).compile().memory_analysis()
+    memory = run.step.lower(state, split(batch.arrays, jax.local_device_count()), run.key).compile().memory_analysis()
     for _ in range(run.config.data.threads + 2):  # those that were made meanwhile
         next(batches)
     start = time.perf_counter()

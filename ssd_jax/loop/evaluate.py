@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ssd_jax.data import Source, coco_truth, decode, eval_batches
+from ssd_jax.data import Example, Source, coco_truth, decode, eval_batches
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
 from ssd_jax.loop.build import NO_OBJECT, open_source
@@ -19,7 +19,7 @@ from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.metrics import COCOMetric, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
-from ssd_jax.parallel import gather_over_devices, is_first, replicate, split
+from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, replicate, split
 
 logger = logging.getLogger("ssd_jax")
 
@@ -47,12 +47,7 @@ class Evaluator:
         self._batch_size = -(-config.eval.batch_size // jax.device_count()) * jax.device_count()
         self._samples: dict[int, Detections | None] = dict.fromkeys(range(min(samples, len(source))))
         detect = make_detect(model)
-
-        def detect_batch(variables: PyTree, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
-            images = batch.pop("images")
-            return detect(variables, images), batch
-
-        self._detect = gather_over_devices(detect_batch)
+        self._detect = gather_over_devices(lambda variables, arrays: detect(variables, arrays["images"]))
 
     def __call__(
         self, variables: PyTree, *, coco_results: Path | None = None, stops: Callable[[], bool] = lambda: False
@@ -66,16 +61,15 @@ class Evaluator:
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
         coco = COCOMetric(self._truth) if self._truth else None
         images, unreadable = 0, []
-        for index, size, detections in self._detections(variables):
+        for index, example, size, detections in self._detections(variables):
             if stops():
                 return None
             if detections is None:
-                unreadable.append(self._source[index].image_id)
+                unreadable.append(example.image_id)
                 refuse_many(unreadable, self._data.max_unreadable)
                 continue
             if not self._judges:
                 continue
-            example = self._source[index]
             images += 1
             if index in self._samples:
                 self._samples[index] = detections
@@ -108,7 +102,8 @@ class Evaluator:
             for example in [self._source[index]]
         }
 
-    def _detections(self, variables: PyTree) -> Iterator[tuple[int, np.ndarray, Detections | None]]:
+    def _detections(self, variables: PyTree) -> Iterator[tuple[int, Example, np.ndarray, Detections | None]]:
+        """Yield every image's index, ground truth, size and detections, None where it cannot be read."""
         batches = eval_batches(
             self._source,
             batch_size=self._batch_size,
@@ -120,15 +115,20 @@ class Evaluator:
         )
         total = -(-len(self._source) // self._batch_size)
         progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if self._judges else True)
-        started = (self._detect(variables, split(batch, jax.local_device_count())) for batch in progress)
-        for found, batch in one_ahead(started):
-            boxes, scores, labels = map(np.asarray, found)
-            index, sizes, readable = (np.asarray(batch[name]) for name in ("index", "sizes", "readable"))
+        devices = jax.local_device_count()
+        started = ((self._detect(variables, split(batch.arrays, devices)), batch.info) for batch in progress)
+        for found, info in one_ahead(started):
+            boxes, scores, labels = map(np.asarray, found)  # of all processes
+            shares = objects_of_every_process(info)
+            index, sizes, readable = (
+                np.concatenate([share[name] for share in shares]) for name in ("index", "sizes", "readable")
+            )
+            examples = [example for share in shares for example in share["examples"]]
             for row in np.argsort(index):
                 if index[row] < 0:  # padding of the last batch
                     continue
                 detections = to_pixels(boxes[row], scores[row], labels[row], sizes[row])
-                yield int(index[row]), sizes[row], detections if readable[row] else None
+                yield int(index[row]), examples[row], sizes[row], detections if readable[row] else None
 
 
 def one_ahead(items: Iterable[Any]) -> Iterator[Any]:

@@ -22,7 +22,7 @@ class Meter:
         self._source, self._batch_size = source, batch_size
         self._max_skipped = max_skipped
         self._steps: list[tuple[int, dict[str, Any], np.ndarray]] = []
-        self._left_out = 0
+        self._dropped_boxes = 0
         self.restart()
 
     def restart(self) -> None:
@@ -38,10 +38,10 @@ class Meter:
         yield
         self._waited += time.perf_counter() - before
 
-    def add(self, step: int, metrics: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
-        """Take in a step's metrics, and what of its batch must be told."""
-        self._steps.append((step, metrics, batch["index"]))
-        self._left_out += int(batch["left_out"].sum())
+    def add(self, step: int, metrics: dict[str, Any], info: dict[str, Any]) -> None:
+        """Record the metrics of one step, and the `info` of its batch."""
+        self._steps.append((step, metrics, info["index"]))
+        self._dropped_boxes += int(info["dropped_boxes"].sum())
 
     def close(self) -> dict[str, float]:
         """Return the averages, and start over. All processes do so at the same step.
@@ -62,11 +62,11 @@ class Meter:
         if len(fetched) > self._timed:
             means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
             means["data_wait"] = self._waited / seconds
-        means["objects_left_out"] = int(of_every_process(self._left_out).sum())  # by max_boxes
+        means["objects_left_out"] = int(of_every_process(self._dropped_boxes).sum())  # by max_boxes
         memory = jax.local_devices()[0].memory_stats()
         if memory:  # a CPU has none of its own
             means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
-        self._steps, self._left_out = [], 0
+        self._steps, self._dropped_boxes = [], 0
         self.restart()
         return means
 
@@ -98,9 +98,9 @@ class Unreadable:
         self._source, self._limit = source, limit
         self._found: set[int] = set()
 
-    def add(self, batch: dict[str, np.ndarray]) -> None:
+    def add(self, info: dict[str, Any]) -> None:
         """Note the unreadable images of a batch."""
-        self._found.update(batch["index"][~batch["readable"]].tolist())
+        self._found.update(info["index"][~info["readable"]].tolist())
 
     def check(self) -> None:
         """Raise `ValueError` where all processes together met too many. All ask."""

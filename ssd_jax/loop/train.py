@@ -81,9 +81,9 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 trace.before_step(state)
                 with meter.waiting_for_data():
                     batch = next(batches)
-                unreadable.add(batch)
+                unreadable.add(batch.info)
                 state, metrics = run.advance(state, batch)
-                meter.add(step, metrics, batch)
+                meter.add(step, metrics, batch.info)
                 if step == start + 1:  # which was compiled: no time of a step
                     jax.block_until_ready(metrics)
                     meter.restart()

@@ -21,7 +21,7 @@ def sheet(
     It goes through the very batches and augmentation of training, with the paper's options.
     """
     batches = train_batches(source, batch_size=rows, canvas_size=canvas_size, max_boxes=100, seed=seed)
-    batch = next(iter(batches))
+    batch = next(batches).arrays
     one = jax.jit(jax.vmap(partial(augment, image_size=image_size, options=AugmentOptions())))
     columns = []
     for column in range(augmented):

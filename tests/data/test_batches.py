@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_jax import data
-from ssd_jax.data import Example, UnreadableImage
+from ssd_jax.data import Batch, Example, UnreadableImage
 
 
 def make_image(h, w, seed=0):
@@ -44,11 +44,15 @@ def take(batches, n):
 
 def assert_same(ours, theirs):
     assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(map(everything, ours), map(everything, theirs), strict=True):
         assert a.keys() == b.keys()
         for name in a:
             assert a[name].dtype == b[name].dtype
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def everything(batch):
+    return batch.arrays | batch.info
 
 
 OPTIONS = dict(batch_size=4, canvas_size=32, max_boxes=3, seed=7)
@@ -216,40 +220,38 @@ def test_example_checks_its_shapes():
 def test_a_training_batch_holds_its_images():
     images = source(6)
     (batch,) = take(data.train_batches(images, **OPTIONS), 1)
-    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
-    assert shapes == {
+    arrays, info = ({name: (array.shape, array.dtype.name) for name, array in part.items()} for part in batch)
+    assert arrays == {
         "images": ((4, 32, 32, 3), "uint8"),
         "sizes": ((4, 2), "int32"),
         "boxes": ((4, 3, 4), "float32"),
         "labels": ((4, 3), "int32"),
-        "left_out": ((4,), "int32"),
         "position": ((4,), "int32"),
-        "index": ((4,), "int32"),
-        "readable": ((4,), "bool"),
     }
-    np.testing.assert_array_equal(batch["position"], range(4))
-    assert batch["readable"].all()
-    for row, index in enumerate(batch["index"]):
+    assert info == {"index": ((4,), "int32"), "readable": ((4,), "bool"), "dropped_boxes": ((4,), "int32")}
+    np.testing.assert_array_equal(batch.arrays["position"], range(4))
+    assert batch.info["readable"].all()
+    for row, index in enumerate(batch.info["index"]):
         image = data.shrink(images[index].image, 32)
         h, w, _ = image.shape
         boxes, labels = data.pad_boxes(images[index].boxes, images[index].labels, 3)
-        np.testing.assert_array_equal(batch["images"][row, :h, :w], image)
-        assert not batch["images"][row, h:].any() and not batch["images"][row, :, w:].any()
-        np.testing.assert_array_equal(batch["sizes"][row], (h, w))
-        np.testing.assert_array_equal(batch["boxes"][row], boxes)
-        np.testing.assert_array_equal(batch["labels"][row], labels)
+        np.testing.assert_array_equal(batch.arrays["images"][row, :h, :w], image)
+        assert not batch.arrays["images"][row, h:].any() and not batch.arrays["images"][row, :, w:].any()
+        np.testing.assert_array_equal(batch.arrays["sizes"][row], (h, w))
+        np.testing.assert_array_equal(batch.arrays["boxes"][row], boxes)
+        np.testing.assert_array_equal(batch.arrays["labels"][row], labels)
 
 
 def test_every_epoch_is_another_permutation():
     batches = take(data.train_batches(source(6), **OPTIONS), 6)  # 4 epochs of 6 in 6 batches of 4
-    epochs = np.concatenate([batch["index"] for batch in batches]).reshape(4, 6)
+    epochs = np.concatenate([batch.info["index"] for batch in batches]).reshape(4, 6)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(6), (4, 1)))
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
 def test_the_seed_decides_the_order():
     def order(seed):
-        return [b["index"].tolist() for b in take(data.train_batches(source(12), **OPTIONS | {"seed": seed}), 3)]
+        return [b.info["index"].tolist() for b in take(data.train_batches(source(12), **OPTIONS | {"seed": seed}), 3)]
 
     assert order(1) == order(1)
     assert order(1) != order(2)
@@ -277,7 +279,10 @@ def test_batches_follow_from_the_seed_and_the_step_alone(start, threads, process
             process_index=process,
             process_count=processes,
         )
-        expected = [{name: array[process::processes] for name, array in batch.items()} for batch in whole]
+        expected = [
+            Batch(*({name: array[process::processes] for name, array in part.items()} for part in batch))
+            for batch in whole
+        ]
         assert_same(take(share, 5), expected)
 
 
@@ -314,16 +319,16 @@ def test_a_cache_holds_no_more_than_it_says(caplog):
 
 def test_a_batch_may_be_larger_than_the_source():
     (batch,) = take(data.train_batches(source(1), **OPTIONS), 1)
-    np.testing.assert_array_equal(batch["index"], [0, 0, 0, 0])
+    np.testing.assert_array_equal(batch.info["index"], [0, 0, 0, 0])
 
 
 def test_difficult_objects_are_trained_on_unless_told_otherwise():
     images = [example("a", make_image(8, 8), 3, [True, False, True])]
     (batch,) = take(data.train_batches(images, **OPTIONS), 1)
-    np.testing.assert_array_equal(batch["labels"], [[1, 2, 3]] * 4)
+    np.testing.assert_array_equal(batch.arrays["labels"], [[1, 2, 3]] * 4)
     (batch,) = take(data.train_batches(images, **OPTIONS, train_difficult=False), 1)
-    np.testing.assert_array_equal(batch["labels"], [[2, 0, 0]] * 4)
-    np.testing.assert_array_equal(batch["boxes"][:, 0], [images[0].boxes[1]] * 4)
+    np.testing.assert_array_equal(batch.arrays["labels"], [[2, 0, 0]] * 4)
+    np.testing.assert_array_equal(batch.arrays["boxes"][:, 0], [images[0].boxes[1]] * 4)
 
 
 def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
@@ -335,8 +340,9 @@ def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = take(data.train_batches(images, **OPTIONS), 5)
     for batch in batches:
-        np.testing.assert_array_equal(batch["left_out"], np.array([2, 0, 1])[batch["index"]])
-        np.testing.assert_array_equal((batch["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[batch["index"]])
+        index = batch.info["index"]
+        np.testing.assert_array_equal(batch.info["dropped_boxes"], np.array([2, 0, 1])[index])
+        np.testing.assert_array_equal((batch.arrays["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[index])
     *named, total = (r.getMessage() for r in caplog.records)
     assert sorted(named) == [
         "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
@@ -364,7 +370,7 @@ def test_strict_data_leaves_nothing_out():
         next(data.train_batches(unreadable, **OPTIONS, strict=True))
     with pytest.raises(ValueError, match=message):
         next(data.eval_batches(unreadable, batch_size=2, image_size=16, strict=True))
-    assert next(data.train_batches(source(3), **OPTIONS, strict=True))["readable"].all()
+    assert next(data.train_batches(source(3), **OPTIONS, strict=True)).info["readable"].all()
 
 
 def test_an_unreadable_image_is_grey_and_reported_once(caplog):
@@ -379,11 +385,11 @@ def test_an_unreadable_image_is_grey_and_reported_once(caplog):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = take(data.train_batches(images, **OPTIONS), 6)
     for batch in batches:
-        np.testing.assert_array_equal(batch["readable"], batch["index"] == 0)
-        bad = ~batch["readable"]
-        assert (batch["images"][bad] == data.GREY).all() and (batch["sizes"][bad] == 32).all()
-        assert not batch["boxes"][bad].any() and not batch["labels"][bad].any()
-        assert (batch["labels"][~bad, 0] == 1).all()
+        np.testing.assert_array_equal(batch.info["readable"], batch.info["index"] == 0)
+        bad = ~batch.info["readable"]
+        assert (batch.arrays["images"][bad] == data.GREY).all() and (batch.arrays["sizes"][bad] == 32).all()
+        assert not batch.arrays["boxes"][bad].any() and not batch.arrays["labels"][bad].any()
+        assert (batch.arrays["labels"][~bad, 0] == 1).all()
     assert sorted(r.getMessage() for r in caplog.records) == [
         f"cut: the file is cut short (no end-of-image marker in its {len(jpeg) - 300} bytes)",
         "image 2: gone.jpg: No such file or directory",
@@ -434,24 +440,47 @@ def test_evaluation_sees_each_image_once(length, processes):
         for process in range(processes)
     ]
     assert {len(share) for share in shares} == {-(-length // 4)}
-    rows = [row for share in shares for batch in share for row in zip(*batch.values(), strict=True)]
-    names = list(shares[0][0])
-    assert names == ["images", "sizes", "index", "readable"]
-    assert sorted(index for _, _, index, _ in rows if index >= 0) == list(range(length))
-    for image, size, index, readable in rows:
-        assert image.shape == (16, 16, 3) and readable == (index >= 0)
+    assert {name for share in shares for batch in share for name in batch.arrays} == {"images"}
+    names = ("index", "sizes", "readable", "examples")
+    rows = [
+        row
+        for share in shares
+        for batch in share
+        for row in zip(batch.arrays["images"], *(batch.info[name] for name in names), strict=True)
+    ]
+    assert sorted(index for _, index, *_ in rows if index >= 0) == list(range(length))
+    for image, index, size, readable, found in rows:
+        assert image.shape == (16, 16, 3) and readable == (index >= 0) == (found is not None)
         if index >= 0:
             np.testing.assert_array_equal(image, data.warp(images[index].image, 16))
             np.testing.assert_array_equal(size, images[index].image.shape[:2])
+            assert found.image_id == images[index].image_id and found.image == b""
+            assert found.boxes is images[index].boxes and found.labels is images[index].labels
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_evaluation_asks_for_each_image_once(threads):
+    images = Counted(source(7))
+    list(data.eval_batches(images, batch_size=4, image_size=16, threads=threads))
+    assert images.asked == dict.fromkeys(range(7), 1)
 
 
 def test_evaluation_marks_an_unreadable_image(caplog):
-    images = [example("a", make_image(8, 9)), example("b", b"what"), example("c", make_image(8, 9))]
+    class Source(list):
+        def __getitem__(self, index):
+            if index == 2:
+                raise UnreadableImage("gone")
+            return super().__getitem__(index)
+
+    images = Source([example("a", make_image(8, 9)), example("b", b"what", 2), None])
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         (batch,) = data.eval_batches(images, batch_size=4, image_size=16)
-    np.testing.assert_array_equal(batch["index"], [0, 1, 2, -1])
-    np.testing.assert_array_equal(batch["readable"], [True, False, True, False])
-    np.testing.assert_array_equal(batch["sizes"], [[8, 9], [0, 0], [8, 9], [0, 0]])
+    np.testing.assert_array_equal(batch.info["index"], [0, 1, 2, -1])
+    np.testing.assert_array_equal(batch.info["readable"], [True, False, False, False])
+    np.testing.assert_array_equal(batch.info["sizes"], [[8, 9], [0, 0], [0, 0], [0, 0]])
+    named = [(e.image_id, len(e.boxes)) for e in batch.info["examples"][:3]]
+    assert named == [("a", 1), ("b", 2), ("image 2", 0)] and batch.info["examples"][3] is None
     assert [r.getMessage() for r in caplog.records] == [
-        "b: no image in a format that can be read (its first bytes: b'what')"
+        "b: no image in a format that can be read (its first bytes: b'what')",
+        "image 2: gone",
     ]

@@ -332,7 +332,7 @@ def test_an_image_that_went_away_is_an_unreadable_one(root):
     source = open_coco(root, "train")
     (root / "train" / "p3.jpg").unlink()
     batch = next(iter(eval_batches(source, batch_size=3, image_size=16)))
-    np.testing.assert_array_equal(batch["readable"], [True, False, True])
+    np.testing.assert_array_equal(batch.info["readable"], [True, False, True])
 
 
 SHARED = os.environ.get("SSD_JAX_SHARED_DATA")

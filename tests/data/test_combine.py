@@ -46,7 +46,7 @@ def test_a_list_of_examples():
     assert len(A) == 3 and A.class_names == ("cat", "dog") and not A.inclusive
     assert A[-1].image_id == "a2"
     batch = next(iter(data.eval_batches(A, batch_size=3, image_size=8)))
-    assert batch["readable"].all()
+    assert batch.info["readable"].all()
     with pytest.raises(IndexError):
         A[3]
     with pytest.raises(ValueError, match="x: labels must be from 1 to 2, the number of classes; got 3"):

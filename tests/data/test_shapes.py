@@ -109,11 +109,11 @@ def test_through_batches():
     source = Shapes(20, seed=0)
     options = dict(batch_size=8, canvas_size=96, max_boxes=source.max_objects, seed=0)
     batch = next(data.train_batches(source, **options))
-    for row, index in enumerate(batch["index"]):
+    for row, index in enumerate(batch.info["index"]):
         e = source[int(index)]
-        np.testing.assert_array_equal(batch["images"][row], e.image)
-        np.testing.assert_array_equal(batch["boxes"][row, : len(e.boxes)], e.boxes)
-        assert (batch["labels"][row] > 0).sum() == len(e.labels)
+        np.testing.assert_array_equal(batch.arrays["images"][row], e.image)
+        np.testing.assert_array_equal(batch.arrays["boxes"][row, : len(e.boxes)], e.boxes)
+        assert (batch.arrays["labels"][row] > 0).sum() == len(e.labels)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_splits_are_joined_and_cut(data_dir):
     source = open_source("tfds", "pets:train[:50%]+pets:1.0.0:test", root=data_dir)
     assert len(source) == 3 and source[2].image_id == "c.png"
     batch = next(iter(data.eval_batches(source, batch_size=3, image_size=8)))
-    assert batch["readable"].all()
+    assert batch.info["readable"].all()
     dogs = open_source("tfds", "pets:train", root=data_dir, class_names=["dog"], drop_other_classes=True)
     assert sum(len(dogs[i].boxes) for i in range(4)) == 1
 

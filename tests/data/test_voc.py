@@ -281,7 +281,7 @@ def test_an_image_that_vanishes_is_unreadable(root, caplog):
     (root / "JPEGImages" / "a.jpg").unlink()
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         (batch,) = data.eval_batches(source, batch_size=2, image_size=32)
-    np.testing.assert_array_equal(batch["readable"], [True, False])
+    np.testing.assert_array_equal(batch.info["readable"], [True, False])
     assert source[1].image_id == "a" and len(source[1].boxes) == 2
     assert [r.getMessage() for r in caplog.records[:2]] == [
         f"{root / 'JPEGImages/a.jpg'}: No such file or directory",
@@ -296,14 +296,14 @@ def test_through_batches(root):
     source = VOCFolder(root, "train+val")
     options = dict(batch_size=3, canvas_size=64, max_boxes=2, seed=0)
     batch = next(data.train_batches(source, **options))
-    assert batch["readable"].all() and batch["sizes"].tolist() == [[32, 64]] * 3
-    assert dict(zip(batch["index"].tolist(), batch["labels"].tolist(), strict=True)) == {
+    assert batch.info["readable"].all() and batch.arrays["sizes"].tolist() == [[32, 64]] * 3
+    assert dict(zip(batch.info["index"].tolist(), batch.arrays["labels"].tolist(), strict=True)) == {
         0: [0, 0],
         1: [3, 2],
         2: [1, 0],
     }
     (batch,) = data.eval_batches(source, batch_size=4, image_size=32)
-    assert batch["sizes"].tolist() == [[50, 100]] * 3 + [[0, 0]]
+    assert batch.info["sizes"].tolist() == [[50, 100]] * 3 + [[0, 0]]
 
 
 @pytest.mark.skipif("SSD_JAX_SHARED_DATA" not in os.environ, reason="SSD_JAX_SHARED_DATA names no data folder")

@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step_and_images()
     meter = Meter(tiny.Images(), batch_size=2)
     for step, loss in ((7, 1.0), (8, np.inf)):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0}
-        meter.add(step, metrics, {"index": np.array([step - 4, step - 3]), "left_out": np.zeros(2, int)})
+        meter.add(step, metrics, {"index": np.array([step - 4, step - 3]), "dropped_boxes": np.zeros(2, int)})
     with pytest.raises(FloatingPointError, match=r"got loss_loc inf, .* at step 8, on image-4, image-5; lower"):
         meter.close()
 
@@ -148,7 +148,8 @@ def test_a_few_steps_that_are_not_finite_may_be_left_out():
 
     def add(step, loss, skipped):
         metrics = {"loss": loss, "loss_loc": loss, "loss_conf": 1.0, "gradient_norm": 2.0, "positives": 6}
-        meter.add(step, metrics | {"skipped": skipped}, {"index": np.array([1, 2]), "left_out": np.array([0, 3])})
+        info = {"index": np.array([1, 2]), "dropped_boxes": np.array([0, 3])}
+        meter.add(step, metrics | {"skipped": skipped}, info)
 
     for step, (loss, skipped) in enumerate(((1.0, 0), (np.nan, 1), (3.0, 1)), start=1):
         add(step, loss, skipped)
