@@ -1,5 +1,6 @@
 """Spread a step over the devices of every process: the only file that says pmap."""
 
+import os
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -47,6 +48,20 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
             f"the environment does not say how many processes there are ({error}): outside Slurm, Open MPI and TPU "
             "pods, pass coordinator, num_processes and process_id"
         ) from error
+
+
+def require_devices() -> None:
+    """Start JAX's backend, after `join`.
+
+    Raises:
+      ValueError: in one line, if JAX finds no device, as with JAX_PLATFORMS=cuda on a machine without a GPU.
+    """
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # jax 0.10 asserts that a platform has a backend
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = f": {error}" if str(error) else ""
+        raise ValueError(f"JAX must find a device; got none with JAX_PLATFORMS={platforms!r}{reason}") from error
 
 
 def is_first() -> bool:

@@ -235,14 +235,6 @@ def run(*arguments):
             ["train.py", "--config=configs/voc_folder.py", "--workdir={tmp}", "--config.data.root=nowhere"],
             "error: ",
         ),
-        (
-            ["train.py", "--config=configs/shapes.py", "--workdir={tmp}", "--config.data.rot=x"],
-            "error: the config has no field 'rot', got --config.data.rot=x; is it 'root'?\n",
-        ),
-        (
-            ["train.py", "--config=configs/shapes.py", "--workdir={tmp}", "--config.optimizer.lrr=1"],
-            "error: the config has no field 'lrr', got --config.optimizer.lrr=1\n",
-        ),
     ],
 )
 def test_scripts_say_what_is_wrong(arguments, message, tmp_path):
