@@ -2,13 +2,17 @@
 
 import contextlib
 import io
-import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
-from ssd_jax.files import write_text
+from ssd_jax import box
+from ssd_jax.files import to_json, write_text
+from ssd_jax.metrics.checks import check_boxes, check_column, check_labels
+
+if TYPE_CHECKING:  # imported where it is used: those who only read COCO files do not need it
+    from pycocotools.coco import COCO
 
 
 class COCOImage(TypedDict):
@@ -53,66 +57,98 @@ NUMBERS = (
 )
 
 
-class COCOMetric:
-    """Average precision and recall over IoU 0.5, 0.55, ..., 0.95, by pycocotools itself.
+class COCODetection(TypedDict):
+    """A row of the results file that COCO's server takes: `bbox` is [x_min, y_min, width, height] in pixels."""
 
-    `truth` is the ground truth in COCO's format: {"images": [{"id", ...}], "categories": [{"id", "name"}],
-    "annotations": [{"id", "image_id", "category_id", "bbox", "area", "iscrowd"}]}. Label k stands for the k-th of
-    the categories. Detections over a crowd are not counted against the detector, as COCO says.
+    image_id: int | str
+    category_id: int
+    bbox: list[float]
+    score: float
 
-    Only images that were added are judged. Results are kept as COCO's server takes them, boxes rounded to
-    hundredths of a pixel, and judged as they are written.
+
+class COCOResult(TypedDict):
+    """Result of `COCOMetric.compute`: pycocotools' twelve numbers (`NUMBERS`) and AP by class.
+
+    A number is nan where there is no object; pycocotools has -1 there.
     """
 
-    def __init__(self, truth: COCOTruth):
+    AP: float
+    AP50: float
+    AP75: float
+    AP_small: float
+    AP_medium: float
+    AP_large: float
+    AR_1: float
+    AR_10: float
+    AR_100: float
+    AR_small: float
+    AR_medium: float
+    AR_large: float
+    AP_by_class: dict[str, float]
+
+
+class COCOMetric:
+    """Average precision and recall over IoU 0.5, 0.55, ..., 0.95, computed by pycocotools.
+
+    Label k is the k-th of the ground truth's categories. As in COCO, detections over a crowd do not count as false
+    positives. Only images that were added are evaluated. Boxes are rounded to hundredths of a pixel, as in the file
+    that `write` makes, so that pycocotools finds the same numbers in it.
+
+    Attributes:
+      results: all detections that were added.
+    """
+
+    def __init__(self, truth: COCOTruth) -> None:
+        """Prepare an empty metric for this ground truth."""
         self._truth = truth
         self._categories = truth["categories"]
-        self._known = {image["id"] for image in truth["images"]}
-        self._added: dict[int, None] = {}
-        self.results: list[dict[str, Any]] = []
+        # NumPy's integers equal Python's, but JSON has no form of them.
+        self._ids = {image["id"]: _plain(image["id"]) for image in truth["images"]}
+        self._category_ids = [_plain(category["id"]) for category in truth["categories"]]
+        self._added: dict[int | str, None] = {}
+        self.results: list[COCODetection] = []
 
-    def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray):
-        """Detections of one image: corners in pixels [d, 4], scores [d], labels [d] from 1; d may be 0.
+    def add(self, image_id: int | str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Add the detections of one image, which may have none.
 
-        Raises `ValueError` for an image that is not of the ground truth or was added before, a label without a
-        category, and numbers that are not finite; then nothing is added.
+        Args:
+          image_id: of the ground truth; NumPy's integers are taken too.
+          boxes: [d, 4] corners in pixels.
+          scores: [d].
+          labels: [d] integers from 1.
+
+        Raises:
+          ValueError: for an image that is not in the ground truth or was added before, for shapes that do not agree,
+            for a label without a category, and for numbers that are not finite. Then nothing is added.
         """
-        if image_id not in self._known:
-            raise ValueError(f"an image is one of the ground truth's; got {image_id!r}")
+        if not isinstance(image_id, int | str | np.integer) or image_id not in self._ids:
+            raise ValueError(f"image_id must be one of the ground truth; got {image_id!r}")
+        image_id = self._ids[image_id]
         if image_id in self._added:
-            raise ValueError(f"an image is added once; {image_id!r} was added before")
-        boxes, scores, labels = np.asarray(boxes, np.float64), np.asarray(scores, np.float64), np.asarray(labels)
-        d = labels.size
-        if (boxes.shape, scores.shape, labels.shape) != ((d, 4), (d,), (d,)):
-            raise ValueError(
-                f"image {image_id}: detections are boxes [d, 4], scores [d] and labels [d]; got "
-                f"{list(boxes.shape)}, {list(scores.shape)} and {list(labels.shape)}"
-            )
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise ValueError(f"image {image_id}: boxes and scores are finite; got one that is not")
-        classes = len(self._categories)
-        if d and not (labels.min() >= 1 and labels.max() <= classes):
-            raise ValueError(
-                f"image {image_id}: labels are from 1 to {classes}, the number of categories; got "
-                f"{labels.min()} to {labels.max()}"
-            )
+            raise ValueError(f"image_id must be new; got {image_id!r}, which was added before")
+        where = f"image {image_id!r}"
+        d = np.size(labels)
+        boxes = check_boxes(boxes, d, f"{where}: boxes")
+        scores = check_column(scores, d, f"{where}: scores").astype(np.float64)
+        labels = check_labels(labels, len(self._category_ids), f"{where}: labels")
         self._added[image_id] = None
-        xywh = np.round(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1), 2)  # [d, 4]
+        xywh = np.round(box.corner_to_xywh(boxes), 2)  # [d, 4]
         self.results += [
-            {"image_id": image_id, "category_id": self._categories[label - 1]["id"], "bbox": box, "score": score}
-            for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
+            {"image_id": image_id, "category_id": self._category_ids[label - 1], "bbox": bbox, "score": score}
+            for label, bbox, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
         ]
 
-    def compute(self) -> dict[str, Any]:
-        """The twelve numbers by name (`NUMBERS`), and "AP_by_class" {name: AP}; nan where there is no object.
+    def compute(self) -> COCOResult:
+        """Compute the twelve numbers, and AP by class, over all images that were added.
 
-        pycocotools writes -1 for nan.
+        Raises:
+          ValueError: if no image was added.
         """
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
         if not self._added:
-            raise ValueError("a metric is computed over at least one image; none was added")
+            raise ValueError("a metric must have at least one image; got none")
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
             truth = COCO()
             truth.dataset = {"info": {}, **self._truth}
@@ -124,20 +160,20 @@ class COCOMetric:
             evaluation.accumulate()
             evaluation.summarize()
         # precision is [IoU threshold, recall, category by rising id, area range, number of detections].
-        by_class = _no_minus_one(evaluation.eval["precision"][:, :, :, 0, -1]).mean(axis=(0, 1))  # [C]
+        by_class = _minus_one_to_nan(evaluation.eval["precision"][:, :, :, 0, -1]).mean(axis=(0, 1))  # [C]
         by_id = dict(zip(evaluation.params.catIds, by_class.tolist(), strict=True))
-        return {
-            **dict(zip(NUMBERS, _no_minus_one(evaluation.stats).tolist(), strict=True)),
-            "AP_by_class": {category["name"]: by_id[category["id"]] for category in self._categories},
-        }
+        return COCOResult(
+            **dict(zip(NUMBERS, _minus_one_to_nan(evaluation.stats).tolist(), strict=True)),
+            AP_by_class={category["name"]: by_id[category["id"]] for category in self._categories},
+        )
 
-    def write(self, path: str | Path):
-        """Write the results as JSON that pycocotools' `loadRes` and COCO's server take; whole or not at all."""
-        write_text(path, json.dumps(self.results))
+    def write(self, path: str | Path) -> None:
+        """Write the results, whole or not at all, as JSON that pycocotools' `loadRes` and COCO's server read."""
+        write_text(path, to_json(self.results))
 
 
-def _load(truth, results: list[dict]):
-    """`truth.loadRes(results)`, which fails on an empty list, and writes its own keys into the rows."""
+def _load(truth: "COCO", results: list[COCODetection]) -> "COCO":
+    """Return `truth.loadRes(results)`, which fails on an empty list and adds its own keys to the rows."""
     if results:
         return truth.loadRes([dict(row) for row in results])
     empty = type(truth)()
@@ -146,5 +182,9 @@ def _load(truth, results: list[dict]):
     return empty
 
 
-def _no_minus_one(values: np.ndarray) -> np.ndarray:
+def _plain(number: int | str) -> int | str:
+    return number.item() if isinstance(number, np.integer) else number
+
+
+def _minus_one_to_nan(values: np.ndarray) -> np.ndarray:
     return np.where(values == -1, np.nan, values)

@@ -1,25 +1,76 @@
 """Average precision as the PASCAL VOC devkit computes it, in NumPy."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from ssd_jax import box
+from ssd_jax.metrics.checks import check_boxes, check_column, check_labels
+from ssd_jax.metrics.curves import Curve, average_recall, precision_recall
+
+# 0.5, 0.55, ..., 0.95, as COCO averages over.
+COCO_IOU_THRESHOLDS = tuple(np.round(np.arange(0.5, 1, 0.05), 2).tolist())
+
+
+class VOCResult(TypedDict):
+    """Result of `VOCMetric.compute`; the last three only with `iou_thresholds`.
+
+    Attributes:
+      mAP: mean of the classes' AP, nan if no class has one.
+      AP: average precision by class; nan for a class without an object that is not difficult.
+      n_ground_truth: objects that are not difficult, by class.
+      n_difficult: difficult objects, by class.
+      n_detections: detections, by class.
+      n_images: images added.
+      mAP_by_iou: mAP by IoU threshold.
+      mAP_over_iou: mean of `mAP_by_iou`.
+      AR_over_iou: recall of all detections, averaged over IoU thresholds and classes.
+    """
+
+    mAP: float
+    AP: dict[str, float]
+    n_ground_truth: dict[str, int]
+    n_difficult: dict[str, int]
+    n_detections: dict[str, int]
+    n_images: int
+    mAP_by_iou: NotRequired[dict[float, float]]
+    mAP_over_iou: NotRequired[float]
+    AR_over_iou: NotRequired[float]
+
+
+class Overlaps(NamedTuple):
+    """Detections of one class by falling score, each with the object that it overlaps most.
+
+    Attributes:
+      scores: [d].
+      iou: [d] the largest IoU with an object of the class in the same image; -1 if there is none.
+      nearest: [d] index of that object in `difficult`; -1 if there is none.
+      difficult: [n] bool, of each object of the class.
+    """
+
+    scores: np.ndarray
+    iou: np.ndarray
+    nearest: np.ndarray
+    difficult: np.ndarray
+
+    @property
+    def n_objects(self) -> int:
+        """Number of objects that are not difficult."""
+        return int(np.sum(~self.difficult))
+
 
 class VOCMetric:
-    """Mean average precision after the VOC devkit (`VOCevaldet.m`), of boxes given in pixels.
+    """Mean average precision by the rules of the VOC devkit (`VOCevaldet.m`), of boxes in pixels.
 
-    Per class, detections of all images are taken by falling score (ties in the order they were added). Each goes
-    to the ground truth of its class and image with which its IoU is largest (the first of equals). If that IoU
-    is at least `iou_threshold`, it is a true positive when the object is not taken yet, a false positive when it
-    is, and ignored when the object is difficult; below the threshold it is a false positive. The devkit and
-    Caffe compare with >= ; several ports with > .
+    For each class, the detections of all images are taken by falling score; equal scores keep the order in which
+    they were added. Each detection is assigned to the ground truth of its class and image with which its IoU is
+    largest (the first of equals). If that IoU is at least `iou_threshold`, the detection is a true positive when the
+    object is not taken yet and a false positive when it is; when the object is difficult, the detection is ignored.
+    Below the threshold it is a false positive. The devkit and Caffe compare with >=, several ports with >.
 
-    `interpolation`: "11point" (VOC2007: the mean over recalls 0, 0.1, ..., 1 of the best precision at that
-    recall or a higher one) or "area" (VOC2010 on: the area under that best precision).
-    `inclusive`: corners name the first and last pixel inside, so a width is x_max - x_min + 1, as in VOC.
-
-    A class whose ground truth holds no object that is not difficult has no average precision (the devkit divides
-    by 0): its AP is nan and the mean leaves it out.
+    A class whose ground truth has no object that is not difficult has no average precision (the devkit divides by
+    0): its AP is nan, and the mean does not include it.
     """
 
     def __init__(
@@ -29,17 +80,29 @@ class VOCMetric:
         iou_threshold: float = 0.5,
         interpolation: str = "11point",
         inclusive: bool = True,
-    ):
+    ) -> None:
+        """Prepare an empty metric.
+
+        Args:
+          class_names: names of labels 1, 2, ...
+          iou_threshold: in (0, 1].
+          interpolation: "11point" (VOC2007: the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that
+            recall or a higher one) or "area" (VOC2010 and later: the area under that best precision).
+          inclusive: corners are the first and the last pixel inside the box, as in VOC, so that its width is
+            x_max - x_min + 1.
+
+        Raises:
+          ValueError: for a value out of its range.
+        """
         self.class_names = tuple(class_names)
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
-            raise ValueError(f"class_names are one or more different names; got {list(class_names)}")
-        if not 0 < iou_threshold <= 1:
-            raise ValueError(f"iou_threshold is in (0, 1]; got {iou_threshold}")
-        self.iou_threshold, self.inclusive = iou_threshold, inclusive
+            raise ValueError(f"class_names must be one or more different names; got {list(class_names)}")
+        self.iou_threshold, self.inclusive = _iou_threshold(iou_threshold), inclusive
         self.interpolation = _interpolation(interpolation)
-        self._places: dict[Hashable, int] = {}
+        self._image_ids: dict[Hashable, None] = {}
         self._truth: list[tuple[np.ndarray, ...]] = []  # of each image: boxes, labels, difficult
         self._found: list[tuple[np.ndarray, ...]] = []  # of each image: boxes, labels, scores
+        self._overlaps: dict[str, Overlaps] = {}  # computed once, after the last image was added
 
     def add(
         self,
@@ -50,115 +113,160 @@ class VOCMetric:
         boxes: np.ndarray,
         scores: np.ndarray,
         labels: np.ndarray,
-    ):
-        """One image: ground truth [n, 4], [n], [n] and detections [d, 4], [d], [d]; either may be empty.
+    ) -> None:
+        """Add the ground truth and the detections of one image; either may be empty.
 
-        Boxes are corners in pixels, labels count from 1. Raises `ValueError` in one line for shapes that do not
-        agree, a label without a class, a number that is not finite, and an image added before; then nothing is
-        added. A box whose corners are out of order overlaps nothing.
+        A box whose corners are out of order overlaps nothing.
+
+        Args:
+          image_id: any name, once.
+          gt_boxes: [n, 4] corners in pixels.
+          gt_labels: [n] integers from 1.
+          gt_difficult: [n] bool.
+          boxes: [d, 4] corners in pixels.
+          scores: [d].
+          labels: [d] integers from 1.
+
+        Raises:
+          ValueError: for shapes that do not agree, a label without a class, a number that is not finite, and an image
+            that was added before. Then nothing is added.
         """
-        if image_id in self._places:
-            raise ValueError(f"an image is added once; {image_id!r} was added before")
+        if image_id in self._image_ids:
+            raise ValueError(f"image_id must be new; got {image_id!r}, which was added before")
         where = f"image {image_id!r}"
-        n, d = np.size(gt_labels), np.size(labels)
+        n, d, classes = np.size(gt_labels), np.size(labels), len(self.class_names)
         truth = (
-            _boxes(gt_boxes, n, f"{where}: gt_boxes"),
-            self._labels(gt_labels, f"{where}: gt_labels"),
-            _column(gt_difficult, n, f"{where}: gt_difficult").astype(bool),
+            check_boxes(gt_boxes, n, f"{where}: gt_boxes"),
+            check_labels(gt_labels, classes, f"{where}: gt_labels"),
+            check_column(gt_difficult, n, f"{where}: gt_difficult").astype(bool),
         )
         found = (
-            _boxes(boxes, d, f"{where}: boxes"),
-            self._labels(labels, f"{where}: labels"),
-            _column(scores, d, f"{where}: scores").astype(np.float64),
+            check_boxes(boxes, d, f"{where}: boxes"),
+            check_labels(labels, classes, f"{where}: labels"),
+            check_column(scores, d, f"{where}: scores").astype(np.float64),
         )
-        self._places[image_id] = len(self._places)
+        self._image_ids[image_id] = None
         self._truth.append(truth)
         self._found.append(found)
+        self._overlaps = {}
 
-    def compute(self, *, interpolation: str | None = None) -> dict:
-        """The result over all images added; `interpolation` may differ from the one chosen at first.
+    def compute(self, *, interpolation: str | None = None, iou_thresholds: Sequence[float] = ()) -> VOCResult:
+        """Compute average precision over all images that were added.
 
-        "mAP" float; "AP" {class: float}; "n_ground_truth" {class: objects that are not difficult};
-        "n_difficult" {class: int}; "n_detections" {class: int}; "n_images" int.
+        Args:
+          interpolation: instead of the metric's own.
+          iou_thresholds: compute mAP and recall at these thresholds too, as COCO does with `COCO_IOU_THRESHOLDS`.
+            Detections are assigned to objects by VOC's rules, so the numbers are near COCO's but not the same:
+            `COCOMetric` has those.
+
+        Raises:
+          ValueError: for a value out of its range, and if no image was added.
         """
         interpolate = INTERPOLATIONS[_interpolation(interpolation or self.interpolation)]
-        if not self._places:
-            raise ValueError("a metric is computed over at least one image; none was added")
+        overlaps = self._overlaps_by_class()
+
+        def average_precisions(iou_threshold: float) -> dict[str, float]:
+            result = {}
+            for name, of_class in overlaps.items():
+                true, ignored = match_detections(of_class, iou_threshold)
+                hits = np.cumsum(true[~ignored])  # [d']
+                result[name] = float(interpolate(hits, of_class.n_objects)) if of_class.n_objects else np.nan
+            return result
+
+        aps = average_precisions(self.iou_threshold)
+        result = VOCResult(
+            mAP=_mean(aps.values()),
+            AP=aps,
+            n_ground_truth={name: of_class.n_objects for name, of_class in overlaps.items()},
+            n_difficult={name: int(np.sum(of_class.difficult)) for name, of_class in overlaps.items()},
+            n_detections={name: len(of_class.scores) for name, of_class in overlaps.items()},
+            n_images=len(self._image_ids),
+        )
+        if iou_thresholds:
+            thresholds = [_iou_threshold(threshold) for threshold in iou_thresholds]
+            curves = [self.curves(iou_threshold=threshold) for threshold in thresholds]
+            by_iou = {threshold: _mean(average_precisions(threshold).values()) for threshold in thresholds}
+            result["mAP_by_iou"] = by_iou
+            result["mAP_over_iou"] = float(np.mean(list(by_iou.values())))
+            result["AR_over_iou"] = _mean(average_recall([c[name] for c in curves]) for name in curves[0])
+        return result
+
+    def curves(self, *, iou_threshold: float | None = None) -> dict[str, Curve]:
+        """Return precision and recall over the score of each class that has an object to find.
+
+        Difficult objects are not to be found, and detections of them are ignored, as in `compute`.
+
+        Args:
+          iou_threshold: instead of the metric's own.
+
+        Raises:
+          ValueError: for a threshold out of its range, and if no image was added.
+        """
+        iou_threshold = self.iou_threshold if iou_threshold is None else _iou_threshold(iou_threshold)
+        result = {}
+        for name, of_class in self._overlaps_by_class().items():
+            if of_class.n_objects:
+                true, ignored = match_detections(of_class, iou_threshold)
+                result[name] = precision_recall(of_class.scores[~ignored], true[~ignored], of_class.n_objects)
+        return result
+
+    def _overlaps_by_class(self) -> dict[str, Overlaps]:
+        if not self._image_ids:
+            raise ValueError("a metric must have at least one image; got none")
+        if not self._overlaps:
+            self._overlaps = dict(zip(self.class_names, self._find_overlaps(), strict=True))
+        return self._overlaps
+
+    def _find_overlaps(self) -> Iterator[Overlaps]:
+        """Yield the overlaps of each class."""
         gt_boxes, gt_labels, difficult = (np.concatenate(column) for column in zip(*self._truth, strict=True))
         boxes, labels, scores = (np.concatenate(column) for column in zip(*self._found, strict=True))
         gt_image = np.repeat(np.arange(len(self._truth)), [len(row[1]) for row in self._truth])  # [N]
         image = np.repeat(np.arange(len(self._found)), [len(row[1]) for row in self._found])  # [D]
-
-        result = {"mAP": np.nan, "AP": {}, "n_ground_truth": {}, "n_difficult": {}, "n_detections": {}}
-        for label, name in enumerate(self.class_names, start=1):
-            own = np.flatnonzero(gt_labels == label)  # [n]
-            mine = np.flatnonzero(labels == label)  # [d]
-            mine = mine[np.argsort(-scores[mine], kind="stable")]
-            true, ignored = judge(
-                boxes[mine],
-                image[mine],
-                gt_boxes[own],
-                gt_image[own],
-                difficult[own],
-                iou_threshold=self.iou_threshold,
-                inclusive=self.inclusive,
+        for label in range(1, 1 + len(self.class_names)):
+            objects = np.flatnonzero(gt_labels == label)  # [n]
+            found = np.flatnonzero(labels == label)  # [d]
+            found = found[np.argsort(-scores[found], kind="stable")]
+            iou, nearest = _nearest(
+                boxes[found], image[found], gt_boxes[objects], gt_image[objects], inclusive=self.inclusive
             )
-            n_objects = int(np.sum(~difficult[own]))
-            hits = np.cumsum(true[~ignored])  # [d']
-            result["AP"][name] = float(interpolate(hits, n_objects)) if n_objects else np.nan
-            result["n_ground_truth"][name] = n_objects
-            result["n_difficult"][name] = len(own) - n_objects
-            result["n_detections"][name] = len(mine)
-        known = [ap for ap in result["AP"].values() if not np.isnan(ap)]
-        if known:
-            result["mAP"] = float(np.mean(known))
-        return result | {"n_images": len(self._places)}
-
-    def _labels(self, labels: np.ndarray, what: str) -> np.ndarray:
-        labels = _column(labels, np.size(labels), what)
-        classes = len(self.class_names)
-        if labels.size and not (
-            np.issubdtype(labels.dtype, np.integer) and labels.min() >= 1 and labels.max() <= classes
-        ):
-            wrong = next(x for x in labels.tolist() if not (isinstance(x, int) and 1 <= x <= classes))
-            raise ValueError(f"{what} are integers from 1 to {classes}, the number of classes; got {wrong}")
-        return labels.astype(np.int64)
+            yield Overlaps(scores[found], iou, nearest, difficult[objects])
 
 
-def judge(
-    boxes: np.ndarray,
-    image: np.ndarray,
-    gt_boxes: np.ndarray,
-    gt_image: np.ndarray,
-    difficult: np.ndarray,
-    *,
-    iou_threshold: float,
-    inclusive: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Detections of one class by falling score -> (true positive [d], ignored [d]); the rest are false positives.
+def match_detections(overlaps: Overlaps, iou_threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tell the detections of one class that are true positives [d] and those that are ignored [d]; both bool.
 
-    boxes [d, 4] in images [d]; gt_boxes [n, 4] in images [n], which do not fall, difficult [n].
+    The first detection, by falling score, that reaches an object is its true positive. Detections of difficult
+    objects are ignored; all others are false positives.
     """
-    overlap, nearest = _nearest(boxes, image, gt_boxes, gt_image, extra=float(inclusive))
-    near = overlap >= iou_threshold  # [d]
+    near = overlaps.iou >= iou_threshold  # [d]
     ignored = near.copy()
-    ignored[near] = difficult[nearest[near]]
+    ignored[near] = overlaps.difficult[overlaps.nearest[near]]
     claims = np.flatnonzero(near & ~ignored)
-    true = np.zeros(len(boxes), bool)
-    true[claims[np.unique(nearest[claims], return_index=True)[1]]] = True  # the first to claim an object has it
+    true = np.zeros(len(near), bool)
+    true[claims[np.unique(overlaps.nearest[claims], return_index=True)[1]]] = True  # the first claim of each object
     return true, ignored
 
 
 def _nearest(
-    boxes: np.ndarray, image: np.ndarray, gt_boxes: np.ndarray, gt_image: np.ndarray, *, extra: float
+    boxes: np.ndarray, image: np.ndarray, gt_boxes: np.ndarray, gt_image: np.ndarray, *, inclusive: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each detection: its largest IoU within its image [d] (-1: no object there) and with which object [d]."""
+    """Return each detection's largest IoU within its image [d] and the object [d] of that IoU; -1 and -1 for none.
+
+    Args:
+      boxes: [d, 4], detections in images [d].
+      image: [d].
+      gt_boxes: [n, 4], objects in images [n].
+      gt_image: [n], non-decreasing.
+      inclusive: as in `VOCMetric`.
+    """
     start = np.searchsorted(gt_image, image, side="left")  # [d]
     count = np.searchsorted(gt_image, image, side="right") - start  # [d]
-    first = np.cumsum(count) - count  # [d] where the pairs of a detection begin
+    first = np.cumsum(count) - count  # [d] index of a detection's first pair
     d = np.repeat(np.arange(len(boxes)), count)  # [pairs]
     g = np.arange(len(d)) + np.repeat(start - first, count)  # [pairs]
-    iou = _pairwise_iou(boxes[d], gt_boxes[g], extra)  # [pairs]
+    edge = np.array([0, 0, 1, 1]) * inclusive  # from the last pixel inside to the edge of the box
+    iou = box.paired_iou(boxes[d] + edge, gt_boxes[g] + edge)  # [pairs]
     best = np.lexsort((-iou, d))  # [pairs] by detection, then by falling IoU, then by object
 
     some = count > 0  # [d]
@@ -167,23 +275,16 @@ def _nearest(
     return overlap, nearest
 
 
-def _pairwise_iou(a: np.ndarray, b: np.ndarray, extra: float) -> np.ndarray:
-    """IoU of a[i] and b[i], [n]; `extra` is what a side has beyond the difference of its corners."""
-
-    def area(corners: np.ndarray) -> np.ndarray:
-        return np.prod(np.maximum(corners[:, 2:] - corners[:, :2] + extra, 0), axis=1)
-
-    shared = area(np.concatenate([np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])], axis=1))  # [n]
-    union = area(a) + area(b) - shared  # [n]
-    return np.divide(shared, union, out=np.zeros(len(a)), where=union > 0)
-
-
 def eleven_point(hits: np.ndarray, n_objects: int) -> float:
-    """hits [d]: true positives among the first 1, ..., d detections. AP as in VOC2007.
+    """Return AP as in VOC2007, in [0, 1].
 
-    The recalls asked for are the floats 0.1 k, as in the Python evaluations behind most published figures. 0.3,
-    0.6 and 0.7 come out one rounding too large, so that a recall of exactly 3/10 does not reach the first; the
-    devkit's own `0:0.1:1` has this at 0.3 alone. On VOC2007 test it moves an mAP by less than 0.0001.
+    The recalls are the floats 0.1 k, as in the Python evaluations behind most published figures. Rounding makes 0.3,
+    0.6 and 0.7 a little too large, so that a recall of exactly 3/10 does not reach the first of them; in the devkit's
+    own `0:0.1:1` only 0.3 is too large. On VOC2007 test the difference is below 0.0001 mAP.
+
+    Args:
+      hits: [d] true positives among the first 1, ..., d detections.
+      n_objects: at least 1.
     """
     precision = hits / np.arange(1, len(hits) + 1)  # [d]
     recall = hits / n_objects  # [d]
@@ -191,7 +292,12 @@ def eleven_point(hits: np.ndarray, n_objects: int) -> float:
 
 
 def area_under_curve(hits: np.ndarray, n_objects: int) -> float:
-    """hits [d]: true positives among the first 1, ..., d detections. AP as in VOC2010 and later."""
+    """Return AP as in VOC2010 and later, in [0, 1].
+
+    Args:
+      hits: [d] true positives among the first 1, ..., d detections.
+      n_objects: at least 1.
+    """
     precision = hits / np.arange(1, len(hits) + 1)  # [d]
     best = np.maximum.accumulate(precision[::-1])[::-1]  # [d] at this recall or a higher one
     return np.sum(np.diff(hits, prepend=0) * best) / n_objects
@@ -200,27 +306,19 @@ def area_under_curve(hits: np.ndarray, n_objects: int) -> float:
 INTERPOLATIONS = {"11point": eleven_point, "area": area_under_curve}
 
 
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean of those values that are not nan; nan if there is none."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
 def _interpolation(name: str) -> str:
     if name not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}; got {name!r}")
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {name!r}")
     return name
 
 
-def _column(values: np.ndarray, n: int, what: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape != (n,):
-        raise ValueError(f"{what} has a number for each of {n} labels, shape [{n}]; got {list(values.shape)}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{what} are finite; got {values[~np.isfinite(values)][0]}")
-    return values
-
-
-def _boxes(boxes: np.ndarray, n: int, what: str) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.shape != (n, 4) and not boxes.size == n == 0:
-        raise ValueError(f"{what} has a row for each of {n} labels, shape [{n}, 4]; got {list(boxes.shape)}")
-    boxes = boxes.reshape(n, 4)
-    finite = np.isfinite(boxes).all(axis=1)  # [n]
-    if not finite.all():
-        raise ValueError(f"{what} are finite; got {boxes[~finite][0].tolist()}")
-    return boxes
+def _iou_threshold(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"iou_threshold must be in (0, 1]; got {value}")
+    return value

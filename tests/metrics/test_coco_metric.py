@@ -1,3 +1,5 @@
+"""COCO's numbers: as pycocotools finds them in the files, and by hand."""
+
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ from ssd_jax.metrics.coco import NUMBERS
 
 
 def truth(*annotations, images=(1,), categories=((10, "thing"),)):
-    """annotations: (image, category, [x, y, w, h][, crowd])."""
+    """Return ground truth; annotations are (image, category, [x, y, w, h][, crowd])."""
     return {
         "images": [{"id": i, "width": 640, "height": 480} for i in images],
         "categories": [{"id": i, "name": name} for i, name in categories],
@@ -29,7 +31,7 @@ def truth(*annotations, images=(1,), categories=((10, "thing"),)):
 
 
 def random_set(seed):
-    """20 images, 3 classes with gaps in their ids, objects of all sizes, crowds; detections near some of them."""
+    """Return 20 images with 3 classes of ids with gaps, objects of all sizes, crowds, and detections near some."""
     random = np.random.default_rng(seed)
     objects, found = [], []
     for image in range(100, 120):
@@ -49,19 +51,19 @@ def random_set(seed):
     return truth(*objects, images=range(100, 120), categories=categories), found
 
 
-def of(truth, found):
+def metric_of(truth, found):
     metric = COCOMetric(truth)
     for row in found:
         metric.add(*row)
     return metric
 
 
-def test_as_pycocotools_on_the_files(tmp_path, capsys):
+def test_numbers_equal_those_of_pycocotools_on_the_files(tmp_path, capsys):
     for seed in range(3):
         data, found = random_set(seed)
-        metric = of(data, found)
+        metric = metric_of(data, found)
         capsys.readouterr()
-        ours = metric.compute()
+        result = metric.compute()
         assert capsys.readouterr().out == ""
 
         (tmp_path / "truth.json").write_text(json.dumps(data))
@@ -72,14 +74,14 @@ def test_as_pycocotools_on_the_files(tmp_path, capsys):
         evaluation.accumulate()
         evaluation.summarize()
         capsys.readouterr()
-        assert [ours[name] for name in NUMBERS] == evaluation.stats.tolist()
-        assert 0.05 < ours["AP"] < ours["AP50"] < 1
+        assert [result[name] for name in NUMBERS] == evaluation.stats.tolist()
+        assert 0.05 < result["AP"] < result["AP50"] < 1
         for category, name in ((3, "a"), (8, "b"), (20, "c")):
             evaluation.params.catIds = [category]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            assert ours["AP_by_class"][name] == pytest.approx(evaluation.stats[0], abs=1e-12)
+            assert result["AP_by_class"][name] == pytest.approx(evaluation.stats[0], abs=1e-12)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -120,7 +122,35 @@ def test_nothing_found(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == []
 
 
-def test_only_images_added_are_judged():
+@pytest.mark.parametrize("kind", [int, np.int32, np.int64])
+def test_ids_of_any_kind_of_integer_are_written(kind, tmp_path):
+    data = truth((1, 10, [0, 0, 9, 9]))
+    data["images"][0]["id"], data["categories"][0]["id"] = kind(1), kind(10)
+    metric = COCOMetric(data)
+    metric.add(kind(1), [[0, 0, 9, 9]], [0.5], kind([1]) if kind is not int else [1])
+    assert metric.compute()["AP"] == pytest.approx(1)
+    metric.write(tmp_path / "r.json")
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert rows == [{"image_id": 1, "category_id": 10, "bbox": [0, 0, 9, 9], "score": 0.5}]
+
+
+def test_ids_may_be_text():
+    data = truth((1, 10, [0, 0, 9, 9]))
+    data["images"][0]["id"] = data["annotations"][0]["image_id"] = "000001"
+    metric = COCOMetric(data)
+    metric.add("000001", [[0, 0, 9, 9]], [0.5], [1])
+    assert metric.compute()["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), np.zeros((0, 4), np.float32)])
+def test_an_image_without_detections_counts(nothing):
+    metric = COCOMetric(truth((1, 10, [0, 0, 9, 9]), (2, 10, [0, 0, 9, 9]), images=(1, 2)))
+    metric.add(1, nothing, [], [])
+    metric.add(2, [[0, 0, 9, 9]], [0.5], [1])
+    assert metric.compute()["AR_100"] == pytest.approx(0.5)
+
+
+def test_only_images_that_were_added_are_evaluated():
     data = truth((1, 10, [0, 0, 9, 9]), (2, 10, [0, 0, 9, 9]), images=(1, 2))
     metric = COCOMetric(data)
     metric.add(1, [[0, 0, 9, 9]], [0.5], [1])
@@ -130,20 +160,27 @@ def test_only_images_added_are_judged():
 @pytest.mark.parametrize(
     "row, message",
     [
-        ((5, [[0, 0, 1, 1]], [1], [1]), "an image is one of the ground truth's; got 5"),
-        ((1, [[0, 0, 1, 1]], [1], [2]), "labels are from 1 to 1, the number of categories; got 2 to 2"),
-        ((1, [[0, 0, 1, 1]], [1], [0]), "got 0 to 0"),
-        ((1, [[0, 0, 1, 1]], [1, 2], [1]), r"got \[1, 4\], \[2\] and \[1\]"),
-        ((1, [[0, 0, np.nan, 1]], [1], [1]), "image 1: boxes and scores are finite"),
+        ((5, [[0, 0, 1, 1]], [1], [1]), "image_id must be one of the ground truth; got 5"),
+        ((1.5, [[0, 0, 1, 1]], [1], [1]), "image_id must be one of the ground truth; got 1.5"),
+        (([1], [[0, 0, 1, 1]], [1], [1]), r"image_id must be one of the ground truth; got \[1\]"),
+        ((1, [[0, 0, 1, 1]], [1], [2]), "image 1: labels must be integers from 1 to 1, .*; got 2"),
+        ((1, [[0, 0, 1, 1]], [1], [0]), "image 1: labels must be integers from 1 to 1, .*; got 0"),
+        ((1, [[0, 0, 1, 1]], [1], [1.0]), "image 1: labels must be integers from 1 to 1, .*; got 1.0"),
+        ((1, [[0, 0, 1, 1]], [1], np.float32([1])), "image 1: labels must be integers from 1 to 1, .*; got 1.0"),
+        ((1, [[0, 0, 1, 1]], [1], [True]), "image 1: labels must be integers from 1 to 1, .*; got True"),
+        ((1, [[0, 0, 1, 1]], [1, 2], [1]), r"image 1: scores must have shape \[1\], .*; got \[2\]"),
+        ((1, [[0, 0, 1, 1]], [], []), r"image 1: boxes must have shape \[0, 4\], .*; got \[1, 4\]"),
+        ((1, [[0, 0, np.nan, 1]], [1], [1]), r"image 1: boxes must be finite; got \[0\.0, 0\.0, nan, 1\.0\]"),
+        ((1, [[0, 0, 1, 1]], [np.inf], [1]), "image 1: scores must be finite; got inf"),
     ],
 )
-def test_what_is_refused(row, message):
+def test_wrong_detections_are_refused_and_nothing_is_added(row, message):
     metric = COCOMetric(truth((1, 10, [0, 0, 9, 9])))
     with pytest.raises(ValueError, match=message):
         metric.add(*row)
     assert metric.results == []
-    with pytest.raises(ValueError, match="none was added"):
+    with pytest.raises(ValueError, match="at least one image; got none"):
         metric.compute()
     metric.add(1, [[0, 0, 1, 1]], [1], [1])
-    with pytest.raises(ValueError, match="added once"):
+    with pytest.raises(ValueError, match="image_id must be new; got 1, which was added before"):
         metric.add(1, [[0, 0, 1, 1]], [1], [1])

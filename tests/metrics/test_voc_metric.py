@@ -1,3 +1,5 @@
+"""VOC's average precision: against the devkit's loops, by hand, and on a real detector."""
+
 import os
 from collections import defaultdict
 from fractions import Fraction
@@ -6,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_jax.metrics import VOCMetric
+from ssd_jax.metrics import COCO_IOU_THRESHOLDS, VOCMetric, precision_at_recall, recall_at_precision
 
 NONE = (np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
 
 
 def metric(images, class_names=("thing",), **options):
-    """images: (gt_boxes, gt_labels, gt_difficult, boxes, scores, labels)."""
+    """Return a metric of images (gt_boxes, gt_labels, gt_difficult, boxes, scores, labels)."""
     m = VOCMetric(class_names, **options)
     for i, image in enumerate(images):
         m.add(i, *image)
@@ -20,7 +22,7 @@ def metric(images, class_names=("thing",), **options):
 
 
 def thing(gt, difficult, detections):
-    """One image of class 1; detections are (score, box)."""
+    """Return one image with objects of class 1; detections are (score, box)."""
     boxes, scores = [d[1] for d in detections], [d[0] for d in detections]
     return (
         np.reshape(gt, (-1, 4)),
@@ -39,15 +41,16 @@ def ap(images, **options):
 # -- an oracle: the devkit's loops, one detection and one object at a time
 
 
-def loop_ap(images, label, *, threshold=0.5, interpolation="11point", inclusive=True):
+def loop_detections(images, label, *, threshold=0.5, inclusive=True):
+    """Return (score, is true) of the detections that are not ignored, by falling score, and the number of objects."""
     one = 1 if inclusive else 0
     detections, taken, objects = [], set(), 0
     for i, (_, gt_labels, difficult, boxes, scores, labels) in enumerate(images):
         detections += [(s, i, b) for s, b, k in zip(scores, boxes, labels, strict=True) if k == label]
         objects += sum(k == label and not hard for k, hard in zip(gt_labels, difficult, strict=True))
     detections.sort(key=lambda d: -d[0])
-    tp, fp, curve = 0, 0, []
-    for _, i, b in detections:
+    counted = []
+    for score, i, b in detections:
         best, best_j = -np.inf, None
         for j, (g, k) in enumerate(zip(images[i][0], images[i][1], strict=True)):
             if k != label:
@@ -60,12 +63,17 @@ def loop_ap(images, label, *, threshold=0.5, interpolation="11point", inclusive=
                     best, best_j = w * h / union, j
         if best >= threshold and images[i][2][best_j]:
             continue
-        if best >= threshold and (i, best_j) not in taken:
-            taken.add((i, best_j))
-            tp += 1
-        else:
-            fp += 1
-        curve.append((tp / objects, tp / (tp + fp)))
+        counted.append((score, best >= threshold and (i, best_j) not in taken))
+        taken |= {(i, best_j)} if counted[-1][1] else set()
+    return counted, objects
+
+
+def loop_ap(images, label, *, interpolation="11point", **options):
+    counted, objects = loop_detections(images, label, **options)
+    tp, curve = 0, []
+    for found, (_, true) in enumerate(counted, start=1):
+        tp += true
+        curve.append((tp / objects, tp / found))
     if interpolation == "11point":
         return sum(max((p for r, p in curve if r >= t), default=0) for t in np.arange(0, 1.1, 0.1)) / 11
     recalls = [0, *(r for r, _ in curve), 1]
@@ -76,7 +84,7 @@ def loop_ap(images, label, *, threshold=0.5, interpolation="11point", inclusive=
 
 
 def random_images(seed, images=12, classes=3):
-    """Crowded, with ties of scores and of IoU, difficult objects, and images without objects or detections."""
+    """Yield crowded images: with equal scores and IoUs, difficult objects, some without objects or detections."""
     random = np.random.default_rng(seed)
 
     def boxes(n):
@@ -86,7 +94,7 @@ def random_images(seed, images=12, classes=3):
     for _ in range(images):
         n, d = random.integers(0, 8), random.integers(0, 10)
         gt_boxes, gt_labels = boxes(n), random.integers(1, classes + 1, n)
-        seen = random.integers(0, n, 2 * n)  # each object twice, more or less: found, found again, or not at all
+        seen = random.integers(0, n, 2 * n)  # objects to detect: each about twice, some of them not at all
         yield (
             gt_boxes,
             gt_labels,
@@ -100,7 +108,7 @@ def random_images(seed, images=12, classes=3):
 @pytest.mark.parametrize("interpolation", ["11point", "area"])
 @pytest.mark.parametrize("inclusive", [True, False])
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
-def test_as_the_devkits_loops(interpolation, inclusive, threshold):
+def test_average_precision_equals_the_devkits_loops(interpolation, inclusive, threshold):
     for seed in range(5):
         images = list(random_images(seed))
         m = metric(images, "abc", iou_threshold=threshold, interpolation=interpolation, inclusive=inclusive)
@@ -110,6 +118,40 @@ def test_as_the_devkits_loops(interpolation, inclusive, threshold):
         assert min(expected) > 0.05
         np.testing.assert_allclose(list(result["AP"].values()), expected, rtol=1e-12)
         np.testing.assert_allclose(result["mAP"], np.mean(expected), rtol=1e-12)
+
+
+def test_ap_and_recall_over_iou_thresholds_equal_the_devkits_loops():
+    assert COCO_IOU_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+    for seed in range(3):
+        images = list(random_images(seed))
+        m = metric(images, "abc", interpolation="area")
+        result = m.compute(iou_thresholds=COCO_IOU_THRESHOLDS)
+        by_iou, recalls = {}, []
+        for threshold in COCO_IOU_THRESHOLDS:
+            options = dict(threshold=threshold, interpolation="area")
+            by_iou[threshold] = np.mean([loop_ap(images, label, **options) for label in (1, 2, 3)])
+            for label in (1, 2, 3):
+                counted, objects = loop_detections(images, label, threshold=threshold)
+                recalls.append(sum(true for _, true in counted) / objects)
+        assert result["mAP_by_iou"] == pytest.approx(by_iou, rel=1e-12)
+        assert result["mAP_by_iou"][0.5] == result["mAP"] > result["mAP_by_iou"][0.95]
+        assert result["mAP_over_iou"] == pytest.approx(np.mean(list(by_iou.values())), rel=1e-12)
+        assert result["AR_over_iou"] == pytest.approx(np.mean(recalls), rel=1e-12)
+        assert {name: result[name] for name in m.compute()} == m.compute()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_curves_equal_the_devkits_loops(threshold):
+    for seed in range(5):
+        images = list(random_images(seed))
+        curves = metric(images, "abc").curves(iou_threshold=threshold)
+        for label, name in enumerate("abc", start=1):
+            counted, objects = loop_detections(images, label, threshold=threshold)
+            scores = sorted({score for score, _ in counted}, reverse=True)
+            at_least = [[true for score, true in counted if score >= least] for least in scores]
+            np.testing.assert_array_equal(curves[name].score, scores)
+            np.testing.assert_array_equal(curves[name].recall, [sum(true) / objects for true in at_least])
+            np.testing.assert_array_equal(curves[name].precision, [sum(true) / len(true) for true in at_least])
 
 
 # -- by hand
@@ -198,6 +240,29 @@ def test_recalls_are_compared_as_floats():
     assert ap([image], interpolation="area") == pytest.approx(0.3, abs=1e-15)
 
 
+def test_curves_do_not_count_difficult_objects():
+    image = thing([A, B, C], [1, 0, 0], [(0.9, A), (0.8, B), (0.7, FAR)])
+    curve = metric([image]).curves()["thing"]
+    np.testing.assert_array_equal(curve.score, [0.8, 0.7])
+    np.testing.assert_array_equal(curve.precision, [1, 1 / 2])
+    np.testing.assert_array_equal(curve.recall, [1 / 2, 1 / 2])
+    assert precision_at_recall(curve, 0.5) == 1 and recall_at_precision(curve, 0.5) == 0.5
+
+
+def test_a_class_without_an_object_to_find_has_no_curve():
+    image = (np.array([A, B]), np.array([1, 2]), np.array([0, 1]), np.array([A]), np.array([0.9]), np.array([3]))
+    m = metric([image], ("cat", "dog", "bird"))
+    assert list(m.curves()) == ["cat"]
+    assert m.compute(iou_thresholds=[0.5, 0.7])["AR_over_iou"] == 0
+
+
+def test_images_added_after_a_result_count_in_the_next():
+    m = metric([thing([A], [0], [(0.9, A)])])
+    assert m.compute()["mAP"] == 1 and m.curves()["thing"].recall.tolist() == [1]
+    m.add("later", *thing([A], [0], []))
+    assert m.compute(interpolation="area")["mAP"] == 0.5 and m.curves()["thing"].recall.tolist() == [0.5]
+
+
 # -- classes, and what is returned
 
 
@@ -246,18 +311,19 @@ def test_results_are_plain_numbers():
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (0, [A], r"image 'x': gt_boxes has a row for each of 2 labels, shape \[2, 4\]; got \[1, 4\]"),
-        (0, [A, [0, 0, 9, np.nan]], r"image 'x': gt_boxes are finite; got \[0.0, 0.0, 9.0, nan\]"),
-        (1, [1, 3], "image 'x': gt_labels are integers from 1 to 2, the number of classes; got 3"),
+        (0, [A], r"image 'x': gt_boxes must have shape \[2, 4\], one row per label; got \[1, 4\]"),
+        (0, [A, [0, 0, 9, np.nan]], r"image 'x': gt_boxes must be finite; got \[0.0, 0.0, 9.0, nan\]"),
+        (1, [1, 3], "image 'x': gt_labels must be integers from 1 to 2, the number of classes; got 3"),
         (1, [1, 0], "got 0"),
         (1, [1.0, 2.0], "got 1.0"),
-        (1, [[1, 2]], r"image 'x': gt_labels has a number for each of 2 labels, shape \[2\]; got \[1, 2\]"),
-        (2, [False], r"image 'x': gt_difficult has a number for each of 2 labels, shape \[2\]; got \[1\]"),
-        (3, A, r"image 'x': boxes has a row for each of 1 labels, shape \[1, 4\]; got \[4\]"),
-        (3, [[0, 0, np.inf, 9]], r"image 'x': boxes are finite; got \[0.0, 0.0, inf, 9.0\]"),
-        (4, [0.5, 0.6], r"image 'x': scores has a number for each of 1 labels, shape \[1\]; got \[2\]"),
-        (4, [np.nan], "image 'x': scores are finite; got nan"),
-        (5, [-1], "image 'x': labels are integers from 1 to 2, the number of classes; got -1"),
+        (1, [True, True], "got True"),
+        (1, [[1, 2]], r"image 'x': gt_labels must have shape \[2\], one number per label; got \[1, 2\]"),
+        (2, [False], r"image 'x': gt_difficult must have shape \[2\], one number per label; got \[1\]"),
+        (3, A, r"image 'x': boxes must have shape \[1, 4\], one row per label; got \[4\]"),
+        (3, [[0, 0, np.inf, 9]], r"image 'x': boxes must be finite; got \[0.0, 0.0, inf, 9.0\]"),
+        (4, [0.5, 0.6], r"image 'x': scores must have shape \[1\], one number per label; got \[2\]"),
+        (4, [np.nan], "image 'x': scores must be finite; got nan"),
+        (5, [-1], "image 'x': labels must be integers from 1 to 2, the number of classes; got -1"),
     ],
 )
 def test_add_checks_what_it_gets(place, value, message):
@@ -273,22 +339,29 @@ def test_add_checks_what_it_gets(place, value, message):
 
 def test_an_image_is_added_once():
     m = metric([thing([A], [0], [])])
-    with pytest.raises(ValueError, match="an image is added once; 0 was added before"):
+    with pytest.raises(ValueError, match="image_id must be new; got 0, which was added before"):
         m.add(0, *thing([A], [0], []))
     assert m.compute()["n_images"] == 1
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="interpolation is one of 11point, area; got '10point'"):
+    with pytest.raises(ValueError, match="interpolation must be one of 11point, area; got '10point'"):
         VOCMetric(("a",), interpolation="10point")
-    with pytest.raises(ValueError, match="interpolation is one of 11point, area; got 'both'"):
+    with pytest.raises(ValueError, match="interpolation must be one of 11point, area; got 'both'"):
         metric([thing([A], [0], [])]).compute(interpolation="both")
-    with pytest.raises(ValueError, match=r"iou_threshold is in \(0, 1\]; got 0"):
+    m = metric([thing([A], [0], [])])
+    with pytest.raises(ValueError, match=r"iou_threshold must be in \(0, 1\]; got 0"):
         VOCMetric(("a",), iou_threshold=0)
-    with pytest.raises(ValueError, match=r"class_names are one or more different names; got \['a', 'a'\]"):
+    with pytest.raises(ValueError, match=r"class_names must be one or more different names; got \['a', 'a'\]"):
         VOCMetric(("a", "a"))
-    with pytest.raises(ValueError, match="at least one image; none was added"):
+    with pytest.raises(ValueError, match="at least one image; got none"):
         VOCMetric(("a",)).compute()
+    with pytest.raises(ValueError, match="at least one image; got none"):
+        VOCMetric(("a",)).curves()
+    for compute in (m.curves, m.compute):
+        name, value = ("iou_threshold", 1.5) if compute == m.curves else ("iou_thresholds", [0.5, 1.5])
+        with pytest.raises(ValueError, match=r"iou_threshold must be in \(0, 1\]; got 1.5"):
+            compute(**{name: value})
 
 
 # -- a real detector on VOC2007 test
@@ -321,3 +394,5 @@ def test_a_real_detector_on_voc2007():
     assert sum(eleven["n_ground_truth"].values()) == 12032 and sum(eleven["n_difficult"].values()) == 2944
     assert eleven["mAP"] == pytest.approx(0.6713, abs=5e-5)
     assert area["mAP"] == pytest.approx(0.6866, abs=5e-5)
+    strict = m.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
+    assert strict["mAP_by_iou"][0.5] == area["mAP"]
