@@ -1,5 +1,6 @@
 """Readers answer damaged files with a result or an error of one line; the long form is `python tests/fuzz.py`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,17 @@ def run(*options):
     result = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=600)
     assert "Traceback" not in result.stderr, result.stderr
     return result
+
+
+def test_five_thousand_damaged_files(tmp_path):
+    result = run("--cases=5000", f"--keep={tmp_path}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = re.search(r"^all +(\d+) +(\d+) +(\d+) +0 +0 +0 +0 +0 ", result.stdout, re.MULTILINE)
+    assert counts, result.stdout
+    cases, results, errors = map(int, counts.groups())
+    assert cases >= 5000
+    assert results > 100  # most damage is seen, some is not or does no harm
+    assert errors > 100
 
 
 def test_a_case_depends_only_on_the_seed_the_target_and_its_number():
