@@ -53,7 +53,7 @@ def voc2012(tmp_path_factory):
     return root
 
 
-# name: kind, folder (voc2012's is made), training, evaluation, images and boxes of both, dirt of both
+# name: kind, folder (voc2012's is made), training, evaluation, images and boxes of both, findings of both
 SETS = {
     "bccd": ("voc_folder", "bccd/BCCD", "train+val", "test", 364, 4886, {"box of no size": 2}),
     "tiny_coco": (
@@ -72,7 +72,7 @@ SETS = {
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_epoch(name, request, tmp_path, caplog, capsys):
-    kind, folder, training, evaluation, images, boxes, dirt = SETS[name]
+    kind, folder, training, evaluation, images, boxes, findings = SETS[name]
     if not (SHARED / name).is_dir():
         pytest.skip(f"no {name} in {SHARED}")
     root = request.getfixturevalue("voc2012") if folder is None else SHARED / folder if folder else ""
@@ -80,7 +80,7 @@ def test_an_epoch(name, request, tmp_path, caplog, capsys):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         report = check(open_source(kind, f"{training}+{evaluation}", **options))
     assert (report.images, report.boxes) == (images, boxes)
-    assert {found: len(names) for found, names in report.dirt.items()} == dirt
+    assert {found: len(names) for found, names in report.findings.items()} == findings
     assert len(caplog.records) == (name == "bccd")
 
     changes = {

@@ -22,21 +22,40 @@ def colour_of(label: int) -> tuple[int, int, int]:
 def draw(
     image: np.ndarray, detections: Detections, class_names: Sequence[str], *, smallest_side: int = 400
 ) -> np.ndarray:
-    """Draw boxes with class names and scores on a copy of an RGB uint8 image.
+    """Draw detections with class names and scores on a copy of an RGB uint8 image, the best on top.
 
-    An image whose shorter side is under `smallest_side` pixels is enlarged first, so that the text can be read; but
-    its longer side to four times as much at most.
+    For `smallest_side` see `draw_boxes`.
+    """
+    boxes, scores, labels = (part[::-1] for part in detections)
+    texts = [f"{class_names[label - 1]} {score:.2f}" for score, label in zip(scores, labels, strict=True)]
+    return draw_boxes(image, boxes, labels, texts, smallest_side=smallest_side)
+
+
+def draw_boxes(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, texts: Sequence[str], *, smallest_side: int = 400
+) -> np.ndarray:
+    """Draw boxes with texts on a copy of an image, the last on top.
+
+    Args:
+      image: RGB uint8 [h, w, 3].
+      boxes: corners in pixels [n, 4].
+      labels: from 1 [n]; they choose the colours.
+      texts: n of them, for the upper left corners of the boxes.
+      smallest_side: an image whose shorter side has fewer pixels is enlarged to it, so that the text can be read,
+        but its longer side to four times as much at most.
+
+    Returns:
+      RGB uint8.
     """
     height, width = image.shape[:2]
     zoom = max(1.0, min(smallest_side / min(height, width), 4 * smallest_side / max(height, width)))
     canvas = cv2.resize(image, (round(width * zoom), round(height * zoom)), interpolation=cv2.INTER_LINEAR)
     scale = max(canvas.shape[:2]) / 1000
     thickness, font = max(1, round(2 * scale)), max(0.4, 0.7 * scale)
-    for box, score, label in reversed(list(zip(*detections, strict=True))):  # the best on top
+    for box, label, text in zip(boxes, labels, texts, strict=True):
         colour = colour_of(label)
         x0, y0, x1, y1 = (round(float(v) * zoom) for v in box)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thickness)
-        text = f"{class_names[label - 1]} {score:.2f}"
         (w, h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, 1)
         top = max(y0, h + below)  # a label above a box at the upper edge would be cut off
         cv2.rectangle(canvas, (x0, top - h - below), (x0 + w, top), colour, cv2.FILLED)

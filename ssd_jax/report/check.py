@@ -1,143 +1,148 @@
-"""Look at a dataset before training on it: python -m ssd_jax check KIND SPLIT --root=DIR."""
+"""Look at a dataset before training on it: ssd-jax check KIND SPLIT --root=DIR."""
 
 import argparse
+import dataclasses
+import inspect
 import json
 import logging
+import runpy
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
-from ssd_jax import box
+from ssd_jax.augment import AugmentOptions
+from ssd_jax.box import SSD300_VOC, PriorSpec
 from ssd_jax.command import command
+from ssd_jax.data.box_table import some
 from ssd_jax.data.open import KINDS, open_source
-from ssd_jax.report.coverage import coverage, coverage_text, propose
-from ssd_jax.report.dataset import Report, check
+from ssd_jax.report.coverage import coverage, coverage_text
+from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet, write_png
 
-SPECS = {name: getattr(box, name.upper()) for name in ("ssd300_voc", "ssd512_voc", "ssd300_coco", "ssd512_coco")}
-MOST_BOXES = 20_000  # priors are judged on so many boxes at most, drawn at random
-
-CONFIG = '''"""{priors} {split} of {where}.
-
-    python train.py --config=THIS_FILE --workdir=runs/NAME
-"""
-
-import dataclasses
-
-from ml_collections import ConfigDict
-
-from configs import {base}
-from ssd_jax.box import {spec}
+CONFIGS = Path(__file__).parents[2] / "configs"
+MOST_BOXES = 20_000  # coverage is measured on so many boxes at most, drawn at random
 
 
-def get_config() -> ConfigDict:
-    config = {base}.get_config().unlock()
-    config.data.source = {kind!r}
-    config.data.root = {root!r}
-    config.data.class_names = {class_names!r}
-    config.data.drop_other_classes = {drop!r}
-    config.data.train = {split!r}
-    config.data.eval = {eval!r}
-    config.data.max_boxes = {max_boxes}
-    priors = dataclasses.replace(
-        {spec},
-        sizes={sizes!r},
-        ratios={ratios!r},
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments that follow the name of the command, and print a report."""
+    parser = argparse.ArgumentParser(
+        prog="ssd-jax check",
+        description="Report what a dataset holds, what is wrong with it, and how well priors cover its boxes.",
+        epilog="--config.FIELD=VALUE changes a field of --base, as in training: --config.data.max_boxes=100.",
+        allow_abbrev=False,
     )
-    config.spec = ConfigDict(dataclasses.asdict(priors))
-    return config.lock()
-'''
-
-
-def main(arguments: list[str] | None = None):
-    """Parse the command line and print a report."""
-    parser = argparse.ArgumentParser(prog="python -m ssd_jax", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    checker = commands.add_parser(
-        "check", help="report what a dataset holds, its dirt, and how priors cover its boxes"
+    parser.add_argument("kind", help=f"{', '.join(KINDS)}, or module:function")
+    parser.add_argument("split", help="the training split, as in a config's data.train")
+    parser.add_argument("--root", help="folder of the data")
+    parser.add_argument("--eval", help="the evaluation split: count and name the images that are in both")
+    parser.add_argument(
+        "--base",
+        help="the config you will train with, a file or a name in configs/: the report uses its priors, "
+        "augmentation, class names and limits; without it, those of the paper's SSD300",
     )
-    checker.add_argument("kind", help=f"{', '.join(KINDS)}, or module:function")
-    checker.add_argument("split", help="as in a config's data.train")
-    checker.add_argument("--root", default="", help="folder of the data")
-    checker.add_argument("--class_names", default="", help="comma-separated; all, unless given")
-    checker.add_argument("--drop_other_classes", action="store_true")
-    checker.add_argument("--spec", choices=SPECS, default="ssd300_voc", help="priors to judge")
-    checker.add_argument(
-        "--max_boxes", type=int, default=64, help="a config's data.max_boxes: what exceeds it is counted"
-    )
-    checker.add_argument("--names", type=int, default=5, help="images to name of each kind of dirt")
-    checker.add_argument("--json", type=Path, help="write the report, with all names, there")
-    checker.add_argument("--config", type=Path, help="write a config with fitted sizes and ratios there")
-    checker.add_argument("--eval", default="", help="the split that this config evaluates on")
-    checker.add_argument(
-        "--base", default="", help="the config that it changes, as voc_folder to train from scratch; that of --spec"
-    )
-    checker.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
-    options = parser.parse_args(arguments)
-    if bool(options.config) != bool(options.eval):
-        parser.error("--config=FILE and --eval=SPLIT go together: the config evaluates on that split")
-    if options.base and not options.config:
-        parser.error("--base=NAME goes with --config=FILE, which changes that config")
-    with command(level=logging.ERROR):  # the report says it all
-        run(options)
+    parser.add_argument("--class_names", help="comma-separated; otherwise those of --base, or of the data")
+    parser.add_argument("--drop_other_classes", action="store_true", default=None, help="as in a config's data")
+    parser.add_argument("--max_boxes", type=int, help="as in a config's data: further boxes of an image are counted")
+    parser.add_argument("--names", type=int, default=5, help="how many images to name of each finding")
+    parser.add_argument("--json", type=Path, help="write the report, with all names, there")
+    parser.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
+    options, overrides = parser.parse_known_args(arguments)
+    if unknown := [flag for flag in overrides if not flag.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    with command(level=logging.ERROR):  # the report says what opening the dataset would warn of
+        _run(options, overrides)
 
 
-def run(options: argparse.Namespace):
-    """Check as the options say."""
-    if options.base and not Path("configs", f"{options.base}.py").is_file():
-        known = sorted(path.stem for path in Path("configs").glob("[!_]*.py"))
-        raise ValueError(f"--base is the name of a file in configs/, {', '.join(known)}; got {options.base!r}")
-    names = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
-    where = {"root": options.root, "drop_other_classes": options.drop_other_classes}
-    source = open_source(options.kind, options.split, class_names=names, **where)
-    if options.eval:
-        open_source(options.kind, options.eval, class_names=source.class_names, **where)
-    report = check(source, max_boxes=options.max_boxes)
-    print(report.text(options.names))
-    if options.json:
-        options.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Load the config of a training.
 
-    spec, shapes = SPECS[options.spec], report.shapes
-    if len(shapes) > MOST_BOXES:
-        shapes = shapes[np.sort(np.random.default_rng(0).choice(len(shapes), MOST_BOXES, replace=False))]
-        print(f"\npriors are judged on {MOST_BOXES:,} of the boxes")
-    print(f"\n{options.spec}, sizes {spec.sizes}, ratios {spec.ratios}")
-    print(coverage_text(coverage(shapes, spec)))
-    if len(shapes) >= 100:
-        fitted = propose(shapes, spec)
-        if fitted == spec:
-            print(f"\nno sizes and ratios were found that cover these boxes better than those of {options.spec}")
-        else:
-            print(f"\nfitted, sizes {fitted.sizes}, ratios {fitted.ratios}")
-            print(coverage_text(coverage(shapes, fitted)))
-        if options.config:
-            options.config.write_text(config_text(options, report, fitted))
-            print(f"written to {options.config}")
+    Args:
+      base: a Python file with `get_config`, or the name of one in the repository's `configs`; None for the part of
+        the paper's SSD300 that concerns the data.
+      overrides: flags that change it, "--config.FIELD=VALUE".
+
+    Raises:
+      ValueError: there is no such config, or no such field.
+    """
+    if base is None:
+        data = {"root": "", "class_names": (), "drop_other_classes": False, "canvas_size": 512, "max_boxes": 64}
+        data |= {"train_difficult": True, "allow_outside": False, "image_size": 96}
+        config = ConfigDict({"data": data, "spec": dataclasses.asdict(SSD300_VOC)})
+        config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))
+        config.lock()
     else:
-        print("\nfewer than 100 boxes: too few to fit priors to")
+        path = Path(base) if base.endswith(".py") else CONFIGS / f"{base}.py"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in CONFIGS.glob("[!_]*.py"))) or f"none in {CONFIGS}"
+            raise ValueError(f"--base must be a config file, or one of configs/ ({known}); got {base!r}")
+        if str(CONFIGS.parent) not in sys.path:
+            sys.path.append(str(CONFIGS.parent))  # a config may begin with `from configs import ...`
+        config = runpy.run_path(str(path))["get_config"]()
+    for flag in overrides:
+        values = flags.FlagValues()
+        try:
+            holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", flag])
+            values(["", flag])
+        except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{flag}: must set a field of the config, by its type; got: {reason}") from None
+        config = holder.value
+    return config
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    config = load_base(options.base, overrides)
+    data = config.data.to_dict()
+    for name in ("root", "drop_other_classes", "max_boxes"):
+        if getattr(options, name) is not None:
+            data[name] = getattr(options, name)
+    if options.class_names is not None:
+        data["class_names"] = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
+    # With strict, the first annotation error would end the report.
+    opening = {name: data[name] for name in inspect.signature(open_source).parameters if name in data}
+    opening["strict"] = False
+
+    source = open_source(options.kind, options.split, **opening)
+    report = check(source, max_boxes=data["max_boxes"])
+    print(report.text(options.names))
+    result = report.to_dict()
+    if options.eval:
+        held_out = open_source(options.kind, options.eval, **opening | {"class_names": source.class_names})
+        evaluation = check(held_out, max_boxes=data["max_boxes"])
+        result["also_in_eval"] = shared = evaluation.also_in(report)
+        print(f"evaluation  {evaluation.images:,} images, {evaluation.boxes:,} boxes")
+        if not evaluation.boxes:
+            print("  WARNING: no image of this split has an object, so mAP is not a number")
+        if shared:
+            print(f"  WARNING: {len(shared):,} are also in the training split: {some(shared, options.names)}")
+            print("  (evaluate on images that the model is not trained on)")
+        else:
+            print("  none is also in the training split")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+    spec, corners = PriorSpec(**config.spec.to_dict()), report.corners
+    if len(corners) > MOST_BOXES:
+        corners = corners[np.sort(np.random.default_rng(0).choice(len(corners), MOST_BOXES, replace=False))]
+        print(f"\ncoverage is measured on {MOST_BOXES:,} of the boxes")
+    print(f"\npriors of {options.base or 'the paper'}, which these flags change, here and in training:")
+    print(f'  --config.spec.sizes="{spec.sizes}" --config.spec.ratios="{spec.ratios}"')
+    print(coverage_text(coverage(corners, spec)))
     if options.sheet:
-        write_png(options.sheet, sheet(source, image_size=spec.image_size))
-        print(f"samples before and after augmentation: {options.sheet}")
-
-
-def config_text(options: argparse.Namespace, report: Report, fitted: box.PriorSpec) -> str:
-    """A config as a diff of `--base`, with the priors of `--spec` in their fitted sizes and ratios."""
-    same = fitted == SPECS[options.spec]
-    return CONFIG.format(
-        priors=f"The priors of {options.spec}, the best found for" if same else "Sizes and ratios fitted to",
-        base=options.base or options.spec,
-        where=options.root or options.kind,
-        kind=options.kind,
-        root=str(Path(options.root).absolute()) if options.root else "",
-        class_names=report.class_names,
-        drop=options.drop_other_classes,
-        split=options.split,
-        eval=options.eval,
-        max_boxes=max(8, report.most_boxes),
-        spec=options.spec.upper(),
-        sizes=fitted.sizes,
-        ratios=fitted.ratios,
-    )
+        drawn = sheet(
+            source,
+            augment_options=AugmentOptions(**config.augment.to_dict()),
+            image_size=spec.image_size,
+            canvas_size=data["canvas_size"],
+            max_boxes=data["max_boxes"],
+            train_difficult=data["train_difficult"],
+        )
+        write_png(options.sheet, drawn)
+        print(f"\nsamples before and after augmentation: {options.sheet}")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,86 @@
-"""Walk a dataset and report what is in it."""
+"""Read every image of a dataset and report what is in it."""
 
 import dataclasses
 import hashlib
+import io
 import os
+import warnings
 from collections import Counter
-from typing import Any
 
 import numpy as np
+import PIL.Image
 
-from ssd_jax.data import Example, UnreadableImage, decode
+from ssd_jax.data import Example, Source, UnreadableImage, decode
 from ssd_jax.data.box_table import some
-from ssd_jax.data.headers import read_header
 
-SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
+# By Pillow's names. A phone's JPEG may hold several images (MPO).
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+MODES = {"1": "grayscale", "L": "grayscale", "I;16": "grayscale", "P": "palette", "CMYK": "CMYK"}
+MODES |= {"LA": "alpha", "PA": "alpha", "RGBA": "alpha"}
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 @dataclasses.dataclass
 class Report:
-    """What `check` found; `dirt` is {kind: names, one for each finding}; `shapes` [N, 4] all corners."""
+    """What `check` found in a dataset.
+
+    Attributes:
+      class_names: the classes.
+      images: how many there are.
+      boxes: how many objects there are.
+      difficult: how many of them are difficult.
+      empty: how many images have no object.
+      most_boxes: the largest number of objects in an image.
+      by_class: number of objects by class name.
+      sizes: number of images by (height, width).
+      findings: names of images by what was found, one for each finding.
+      corners: all boxes [N, 4], fractions of their images.
+      by_pixels: names of images by a digest of their pixels.
+    """
 
     class_names: tuple[str, ...]
     images: int = 0
     boxes: int = 0
     difficult: int = 0
-    empty: int = 0  # images without boxes
+    empty: int = 0
     most_boxes: int = 0
-    by_class: Counter = dataclasses.field(default_factory=Counter)
-    sizes: Counter = dataclasses.field(default_factory=Counter)  # (height, width) of decoded images
-    dirt: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    shapes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    by_class: Counter[str] = dataclasses.field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    findings: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    corners: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    by_pixels: dict[bytes, list[str]] = dataclasses.field(default_factory=dict)
 
-    def note(self, kind: str, name: str):
+    def note(self, kind: str, name: str) -> None:
         """Add a finding."""
-        self.dirt.setdefault(kind, []).append(name)
+        self.findings.setdefault(kind, []).append(name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def also_in(self, other: "Report") -> list[str]:
+        """Name the images whose pixels are also those of an image of `other`, and that image if its name differs."""
+        return [
+            name if name in other.by_pixels[digest] else f"{name} = {other.by_pixels[digest][0]}"
+            for digest, names in self.by_pixels.items()
+            if digest in other.by_pixels
+            for name in names
+        ]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as JSON's types."""
         plain = {
-            name: getattr(self, name) for name in ("images", "boxes", "difficult", "empty", "most_boxes", "dirt")
+            name: getattr(self, name) for name in ("images", "boxes", "difficult", "empty", "most_boxes", "findings")
         }
         sizes = [{"height": h, "width": w, "images": n} for (h, w), n in self.sizes.most_common()]
         return plain | {"boxes_by_class": {name: self.by_class[name] for name in self.class_names}, "sizes": sizes}
 
     def text(self, names: int = 5) -> str:
-        """A page; `names` images are named of each kind of dirt."""
+        """Lay out the report as a page; of each finding at most `names` images are named."""
         lines = [
             f"images      {self.images:,}, {self.empty:,} of them without boxes",
             f"boxes       {self.boxes:,}, {self.difficult:,} of them difficult; at most {self.most_boxes} an image",
@@ -51,26 +88,26 @@ class Report:
             *(f"  {self.by_class[name]:>9,}  {name}" for name in self.class_names),
             f"sizes       {len(self.sizes)} (width x height)",
             *(f"  {n:>9,}  {w} x {h}" for (h, w), n in self.sizes.most_common(5)),
-            "dirt        " + ("" if self.dirt else "none"),
+            "findings    " + ("" if self.findings else "none"),
             *(
                 f"  {len(found):>9,}  {kind}: {some(list(dict.fromkeys(found)), names)}"
-                for kind, found in sorted(self.dirt.items())
+                for kind, found in sorted(self.findings.items())
             ),
         ]
         return "\n".join(lines)
 
 
-def check(source: Any, *, max_boxes: int = 64) -> Report:
-    """Read every image of a source once and report images, boxes, sizes, classes and dirt by kind.
+def check(source: Source, *, max_boxes: int = 64) -> Report:
+    """Read every image of a source once and report images, boxes, sizes, classes and findings by kind.
 
-    Kinds: what the source mended (see `BoxTable`), and: unreadable; EXIF-turned; grayscale, palette, alpha, CMYK;
-    16 bits; wrong extension; size disagrees with the annotation; same file as another; box twice; box beyond the
-    `max_boxes` of its image, which training would leave out; class without a box. A source that is opened as
-    `strict` does not get here.
+    Findings are the annotation errors of `BoxTable`, and: unreadable; EXIF-turned; grayscale, palette, alpha, CMYK;
+    16 bits; wrong extension; size disagrees with the annotation; same image as another (the same pixels, in whatever
+    format); box twice; box beyond the `max_boxes` of its image, which training would drop; class without a box.
+
+    A source that was opened with `strict` raises an error where another one has annotation errors to report.
     """
     report = Report(tuple(source.class_names))
-    first: dict[bytes, str] = {}
-    corners = [report.shapes]
+    corners = [report.corners]
     for index in range(len(source)):
         example = source[index]
         name = example.file or example.image_id
@@ -78,24 +115,15 @@ def check(source: Any, *, max_boxes: int = 64) -> Report:
         for _ in range(len(example.boxes) - max_boxes):
             report.note(f"box beyond max_boxes = {max_boxes}", name)
         corners.append(example.boxes)
-        if isinstance(example.image, bytes):
-            _check_file(report, example, name, first)
-        try:
-            size = decode(example.image).shape[:2]
-        except UnreadableImage as error:
-            report.note("unreadable", f"{name} ({error})")
-            continue
-        report.sizes[size] += 1
-        if example.size and example.size != size:
-            report.note("size disagrees with the annotation", name)
-    report.shapes = np.concatenate(corners)
+        _check_image(report, example, name)
+    report.corners = np.concatenate(corners)
     for name in report.class_names:
         if not report.by_class[name]:
             report.note("class without a box", name)
     return report
 
 
-def _count(report: Report, example: Example, name: str):
+def _count(report: Report, example: Example, name: str) -> None:
     report.images += 1
     report.boxes += len(example.boxes)
     report.difficult += int(np.sum(example.difficult))
@@ -110,18 +138,43 @@ def _count(report: Report, example: Example, name: str):
             report.note("box twice", name)
 
 
-def _check_file(report: Report, example: Example, name: str, first: dict[bytes, str]):
-    header = read_header(example.image)
-    if header.orientation != 1:
-        report.note("EXIF-turned", name)
-    if header.colour != "colour":
-        report.note(header.colour, name)
-    if header.bits > 8:
-        report.note(f"{header.bits} bits", name)
-    extension = os.path.splitext(example.file)[1].lower()
-    if extension and header.extension and SAME.get(extension, extension) != header.extension:
-        report.note(f"wrong extension (a {header.extension[1:]})", name)
-    digest = hashlib.sha256(example.image).digest()
-    if example.image and digest in first:
-        report.note("same file as another", f"{name} = {first[digest]}")
-    first.setdefault(digest, name)
+def _check_image(report: Report, example: Example, name: str) -> None:
+    try:
+        pixels = decode(example.image)
+    except UnreadableImage as error:
+        report.note("unreadable", f"{name} ({error})")
+        return
+    size = pixels.shape[:2]
+    report.sizes[size] += 1
+    if example.size and example.size != size:
+        report.note("size disagrees with the annotation", name)
+    if isinstance(example.image, bytes):
+        for kind in _file_findings(example.image, os.path.splitext(example.file)[1].lower()):
+            report.note(kind, name)
+    digest = hashlib.sha256(repr(size).encode() + pixels.tobytes()).digest()
+    same = report.by_pixels.setdefault(digest, [])
+    if same:
+        report.note("same image as another", f"{name} = {same[0]}")
+    same.append(name)
+
+
+def _file_findings(file: bytes, extension: str) -> list[str]:
+    """Say what is unusual about the file of an image that can be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about sizes and metadata
+            image = PIL.Image.open(io.BytesIO(file))
+            orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception as error:  # whatever broken metadata makes Pillow raise: the pixels were decoded without it
+        return [f"header that Pillow refuses ({type(error).__name__})"]
+    findings = []
+    if orientation != 1:
+        findings.append("EXIF-turned")
+    if image.mode in MODES:
+        findings.append(MODES[image.mode])
+    if image.mode == "I;16" or (image.format == "PNG" and file[24] == 16):  # Pillow turns deep colours into 8 bits
+        findings.append("16 bits")
+    known = EXTENSIONS.get(image.format or "", ())
+    if extension and known and extension not in known:
+        findings.append(f"wrong extension (a {known[0][1:]})")
+    return findings

@@ -1,55 +1,81 @@
-"""An image of random training samples with their boxes, before and after augmentation."""
+"""An image of training samples with their boxes, before and after augmentation."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
 import numpy as np
 
 from ssd_jax.augment import MEAN_COLOUR, AugmentOptions, augment
-from ssd_jax.data import GREY, train_batches, warp
-from ssd_jax.inference.drawing import colour_of
+from ssd_jax.box import to_pixels
+from ssd_jax.data import GREY, Source, train_batches, warp
+from ssd_jax.inference.drawing import draw_boxes
 
 
 def sheet(
-    source: Any, *, rows: int = 6, augmented: int = 4, image_size: int = 300, canvas_size: int = 512, seed: int = 0
+    source: Source,
+    *,
+    augment_options: AugmentOptions,
+    image_size: int,
+    canvas_size: int,
+    max_boxes: int,
+    train_difficult: bool = True,
+    rows: int = 6,
+    augmented: int = 4,
+    seed: int = 0,
 ) -> np.ndarray:
-    """RGB uint8: a row for each of `rows` random images, first as it is, then `augmented` times as trained on.
+    """Draw a row for each of `rows` random images: first as it is, then `augmented` times as training sees it.
 
-    It goes through the very batches and augmentation of training, with the paper's options.
+    The samples go through the batches and the augmentation of training, so the options are those of training.
+
+    Args:
+      source: the dataset.
+      augment_options: of `augment`.
+      image_size: side of the network's input, pixels.
+      canvas_size: of `train_batches`.
+      max_boxes: of `train_batches`.
+      train_difficult: of `train_batches`.
+      rows: number of images.
+      augmented: number of samples of each.
+      seed: of the choice of images and the augmentation.
+
+    Returns:
+      RGB uint8 [height, width, 3].
     """
-    batches = train_batches(source, batch_size=rows, canvas_size=canvas_size, max_boxes=100, seed=seed)
-    batch = next(batches).arrays
-    one = jax.jit(jax.vmap(partial(augment, image_size=image_size, options=AugmentOptions())))
-    columns = []
+    batch = next(
+        train_batches(
+            source,
+            batch_size=rows,
+            canvas_size=canvas_size,
+            max_boxes=max_boxes,
+            train_difficult=train_difficult,
+            seed=seed,
+        )
+    )
+    inputs = [batch.arrays[name] for name in ("images", "sizes", "boxes", "labels")]
+    images = [warp(image[:h, :w], image_size) for image, (h, w) in zip(inputs[0], inputs[1], strict=True)]
+    columns = [(images, inputs[2], inputs[3])]
+    augment_batch = jax.jit(jax.vmap(partial(augment, image_size=image_size, options=augment_options)))
     for column in range(augmented):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), column), rows)
-        inputs = (batch[name] for name in ("images", "sizes", "boxes", "labels"))
-        images, boxes, labels = map(np.asarray, one(keys, *inputs))
+        images, boxes, labels = map(np.asarray, augment_batch(keys, *inputs))
         pixels = np.rint(images + np.float32(MEAN_COLOUR)).astype(np.uint8)
-        columns.append([framed(*row) for row in zip(pixels, boxes, labels, strict=True)])
-    before = []
-    for image, (h, w), boxes, labels in zip(
-        batch["images"], batch["sizes"], batch["boxes"], batch["labels"], strict=True
-    ):
-        before.append(framed(warp(image[:h, :w], image_size), boxes, labels))
-    return np.concatenate([np.concatenate(column) for column in [before, *columns]], axis=1)
+        columns.append((pixels, boxes, labels))
+    framed = [[_framed(*sample, source.class_names) for sample in zip(*column, strict=True)] for column in columns]
+    return np.concatenate([np.concatenate(column) for column in framed], axis=1)
 
 
-def framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """RGB uint8 [h, w, 3] with its boxes (corners, fractions) in the colour of their class, and a grey border."""
-    drawn = image.copy()
-    sides = np.tile(drawn.shape[1::-1], 2)  # w, h, w, h
-    for box, label in zip(boxes, labels, strict=True):
-        if label:
-            x0, y0, x1, y1 = np.rint(box * sides).astype(int).tolist()
-            cv2.rectangle(drawn, (x0, y0), (x1 - 1, y1 - 1), colour_of(label), 1)
-    return cv2.copyMakeBorder(drawn, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
-
-
-def write_png(path: str | Path, image: np.ndarray):
-    """Write RGB uint8 as PNG."""
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write RGB uint8 [h, w, 3] as PNG."""
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     Path(path).write_bytes(encoded.tobytes())
+
+
+def _framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
+    """Draw the boxes (corners, fractions [G, 4]; label 0 is padding) with their class names, and a grey border."""
+    real = labels > 0  # [G]
+    corners, labels = to_pixels(boxes[real], image.shape[:2]), labels[real]
+    names = [class_names[label - 1] for label in labels.tolist()]
+    drawn = draw_boxes(image, corners, labels, names, smallest_side=min(image.shape[:2]))
+    return cv2.copyMakeBorder(drawn, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(GREY,) * 3)

@@ -1,8 +1,7 @@
-"""The checker on datasets with every kind of dirt, and priors fitted to boxes."""
+"""The checker on datasets with every kind of finding, and how well priors cover boxes."""
 
-import dataclasses
 import json
-import runpy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 import pytest
 import test_voc
 
-from ssd_jax.box import SSD300_VOC, SSD512_VOC, PriorSpec, iou, linear_spec, make_priors
+from ssd_jax.augment import NO_AUGMENTATION
+from ssd_jax.box import SSD300_VOC, PriorSpec, iou, make_priors
 from ssd_jax.box import center_to_corner as corners_of
 from ssd_jax.data import Example, Examples, VOCFolder
-from ssd_jax.data.headers import read_header
-from ssd_jax.loop.build import open_source
-from ssd_jax.report.check import main
-from ssd_jax.report.coverage import best_iou, cluster, coverage, propose
+from ssd_jax.report.check import load_base, main
+from ssd_jax.report.coverage import best_iou, coverage, coverage_text
 from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet
 
@@ -38,23 +36,7 @@ def encoded(extension, image):
     return cv2.imencode(extension, image)[1].tobytes()
 
 
-def test_headers():
-    alpha = np.concatenate([COLOURS, COLOURS[:, :, :1]], axis=2)
-    assert read_header(encoded(".jpg", COLOURS)) == (".jpg", "colour", 8, 1, (50, 100))
-    assert read_header(encoded(".jpg", COLOURS[:, :, 0])).colour == "grayscale"
-    assert read_header(encoded(".png", COLOURS[:, :, 0])) == (".png", "grayscale", 8, 1, (50, 100))
-    assert read_header(encoded(".png", alpha)).colour == "alpha"
-    assert read_header(encoded(".png", COLOURS.astype(np.uint16))).bits == 16
-    assert read_header(encoded(".webp", COLOURS)).extension == ".webp"
-    for order in ("little", "big"):
-        assert read_header(exif(encoded(".jpg", COLOURS), 6, order)).orientation == 6
-    assert read_header(b"") == ("", "colour", 8, 1, None)
-    jpeg = exif(encoded(".jpg", COLOURS), 6)
-    for cut in range(40):
-        read_header(jpeg[:cut])  # damage does not raise
-
-
-def test_every_kind_of_dirt(voc):
+def test_every_kind_of_finding(voc):
     def add(name, *objects, file=None, extension=".png", **options):
         test_voc.add(voc, name, test_voc.xml(*objects, **options), image=None)
         data = encoded(".png", np.roll(COLOURS, len(names), axis=0)) if file is None else file
@@ -68,17 +50,17 @@ def test_every_kind_of_dirt(voc):
     add("cut", file=encoded(".jpg", COLOURS)[:900], extension=".jpg")
     add("turned", file=exif(encoded(".jpg", COLOURS), 6), extension=".jpg")
     add("grey", file=encoded(".png", COLOURS[:, :, 0]))
-    add("alpha", file=encoded(".png", np.concatenate([COLOURS, COLOURS[:, :, :1]], axis=2)))
-    add("deep", file=encoded(".png", COLOURS.astype(np.uint16) * 257))
+    add("alpha", file=encoded(".png", np.concatenate([COLOURS, COLOURS[:, :, :1]], axis=2)[::-1]))
+    add("deep", file=encoded(".png", COLOURS[:, ::-1].astype(np.uint16) * 257))
     add("named", extension=".jpg")
     add("size", size=(99, 50))
     add("copy", file=(voc / "JPEGImages" / "outside.png").read_bytes())
     add("twice", ("dog", 1, 1, 9, 9), ("dog", 1, 1, 9, 9), ("cat", 1, 1, 9, 9))
     test_voc.split(voc, "dirty", *names)
     report = check(VOCFolder(voc, "dirty"))
-    (cut,) = report.dirt.pop("unreadable")
+    (cut,) = report.findings.pop("unreadable")
     assert cut.startswith("cut.jpg (the file is cut short")
-    assert report.dirt == {
+    assert report.findings == {
         "box outside its image": ["outside.png"],
         "inverted box": ["inverted.png"],
         "box of no size": ["flat.png", "flat.png"],
@@ -88,7 +70,7 @@ def test_every_kind_of_dirt(voc):
         "16 bits": ["deep.png"],
         "wrong extension (a png)": ["named.jpg"],
         "size disagrees with the annotation": ["size.png"],
-        "same file as another": ["copy.png = outside.png"],
+        "same image as another": ["copy.png = outside.png"],
         "box twice": ["twice.png"],
         "class without a box": ["bird"],
     }
@@ -99,18 +81,27 @@ def test_every_kind_of_dirt(voc):
     assert json.loads(json.dumps(report.to_dict()))["boxes_by_class"] == {"bird": 0, "cat": 1, "dog": 3}
 
 
-def test_boxes_beyond_max_boxes_are_dirt(voc):
+@pytest.mark.parametrize("damage", [b"II*\0", b"\0" * 40, b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
+def test_broken_metadata_is_no_error(damage):
+    jpeg = encoded(".jpg", COLOURS)
+    segment = b"\xff\xe1" + (len(damage) + 8).to_bytes(2, "big") + b"Exif\0\0" + damage
+    example = Example("a", jpeg[:2] + segment + jpeg[2:], np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
+    report = check(Examples([example], ["cat"]))
+    assert report.sizes == {(50, 100): 1} and "unreadable" not in report.findings
+
+
+def test_boxes_beyond_max_boxes_are_a_finding(voc):
     crowded(voc)
     report = check(VOCFolder(voc, "many"), max_boxes=4)
-    assert report.dirt.pop("box beyond max_boxes = 4") == [f"d{i}.jpg" for i in range(20) for _ in range(2)]
-    assert "box beyond max_boxes = 6" not in check(VOCFolder(voc, "many"), max_boxes=6).dirt
+    assert report.findings.pop("box beyond max_boxes = 4") == [f"d{i}.jpg" for i in range(20) for _ in range(2)]
+    assert "box beyond max_boxes = 6" not in check(VOCFolder(voc, "many"), max_boxes=6).findings
 
 
-def test_a_clean_set_has_no_dirt(voc):
+def test_a_clean_dataset_has_no_findings(voc):
     (voc / "JPEGImages" / "b.png").write_bytes(encoded(".png", COLOURS))
     (voc / "JPEGImages" / "c.JPEG").write_bytes(encoded(".jpg", COLOURS))
     report = check(VOCFolder(voc, "train+val"))
-    assert report.dirt == {} and "dirt        none" in report.text()
+    assert report.findings == {} and "findings    none" in report.text()
     assert (report.images, report.boxes, report.difficult, report.empty) == (3, 3, 1, 1)
 
 
@@ -144,41 +135,35 @@ def test_best_iou_is_that_of_all_priors():
     np.testing.assert_array_equal(best_iou(corners, SSD300_VOC), expected)
 
 
-def test_clusters_of_shapes():
-    shapes = np.repeat([[10.0, 20.0], [40.0, 40.0], [90.0, 30.0]], (30, 50, 9), axis=0)
-    random = np.random.default_rng(0)
-    found = cluster(random.permutation(shapes), 3)
-    np.testing.assert_allclose(found[np.argsort(found[:, 0])], [[10, 20], [40, 40], [90, 30]])
-    held = cluster(shapes, 3, fixed=np.array([[40.0, 40.0]]))
-    np.testing.assert_allclose(held[0], [40, 40])
+def test_the_table_gives_the_threshold_that_was_used():
+    corners = boxes(50, 0.05, 0.5)
+    for threshold in (0.5, 0.7):
+        rows = coverage(corners, SSD300_VOC, threshold=threshold)
+        first, *_, last = coverage_text(rows).splitlines()
+        assert first.endswith(f"IoU >= {threshold}") and last.endswith(f"{rows[-1].recall:.1%}")
 
 
-def test_a_proposal_covers_better():
-    spec = linear_spec(96, (12, 6, 3), smallest=0.5, largest=0.9)
-    corners = np.concatenate([boxes(300, 0.15, 0.2, aspect=3.0), boxes(300, 0.3, 0.4, aspect=1 / 3.0)])
-    fitted = propose(corners, spec)
-    assert fitted.per_cell == spec.per_cell and fitted.grids == spec.grids
-    assert list(fitted.sizes) == sorted(fitted.sizes)
-    before, after = (coverage(corners, s)[-1] for s in (spec, fitted))
-    assert after.recall > 2 * before.recall and after.mean_iou > before.mean_iou + 0.1
-    assert propose(corners, spec) == fitted
-    with pytest.raises(ValueError, match="at least 100 boxes; got 99"):
-        propose(corners[:99], spec)
+# -- the images of both splits
 
 
-def test_a_worse_proposal_is_not_made():
-    # One size is frequent and one is not: the fit, which weighs them alike, would give up a prior of the first.
-    corners = np.concatenate([boxes(400, 0.2, 0.24), boxes(40, 0.88, 0.9)])
-    coarse = PriorSpec(96, grids=(8,), steps=(12.0,), sizes=(20.0, 24.0), ratios=((),))
-    assert propose(corners, coarse) == coarse
-    fine = dataclasses.replace(coarse, grids=(16,), steps=(6.0,))
-    before, after = (coverage(corners, s)[-1] for s in (fine, propose(corners, fine)))
-    assert after.mean_iou > before.mean_iou and after.recall >= before.recall
-
-
-def test_a_perfect_spec_stays():
-    spec = dataclasses.replace(linear_spec(96, (4,) * 2), ratios=((), ()))
-    assert propose(corners_of(np.tile(make_priors(spec), (4, 1))), spec) == spec
+def test_images_of_both_splits_are_found_by_their_pixels(voc):
+    """The same image under another name, in another format, or after a change of its metadata is the same image."""
+    held_out = {
+        "other_name": (".png", encoded(".png", COLOURS)),
+        "other_format": (".bmp.png", encoded(".bmp", COLOURS)),
+        "other": (".png", encoded(".png", COLOURS[:, ::-1])),
+        "grey": (".png", encoded(".png", COLOURS[:, :, 0])),
+    }
+    for name, (extension, file) in held_out.items():
+        test_voc.add(voc, name, test_voc.xml(), image=None)
+        (voc / "JPEGImages" / f"{name}{extension[-4:]}").write_bytes(file)
+    test_voc.add(voc, "mine", test_voc.xml(("dog", 1, 1, 9, 9)), image=None)
+    (voc / "JPEGImages" / "mine.png").write_bytes(encoded(".png", COLOURS))
+    test_voc.split(voc, "mine", "mine")
+    test_voc.split(voc, "held_out", *held_out)
+    mine, other = (check(VOCFolder(voc, split)) for split in ("mine", "held_out"))
+    assert other.also_in(mine) == ["other_name.png = mine.png", "other_format.png = mine.png"]
+    assert mine.also_in(other) == ["mine.png = other_name.png"] and mine.also_in(mine) == ["mine.png"]
 
 
 # -- as a command
@@ -193,62 +178,124 @@ def crowded(root):
 
 def test_the_command_writes_what_it_says(voc, tmp_path, capsys):
     crowded(voc)
-    config, report = tmp_path / "mine.py", tmp_path / "report.json"
-    written = [f"--config={config}", "--eval=many[90%:]", f"--json={report}"]
-    main(["check", "voc_folder", "many[:90%]", f"--root={voc}", *written])
+    main(["voc_folder", "many[:90%]", f"--root={voc}", f"--json={tmp_path}/report.json", "--max_boxes=5"])
     out = capsys.readouterr().out
-    assert "images      18" in out and "ssd300_voc, sizes (30, 60" in out and "fitted, sizes" in out
-    assert json.loads(report.read_text())["boxes"] == 108
-    made = runpy.run_path(str(config))["get_config"]()
-    assert made.data.root == str(voc) and made.data.train == "many[:90%]" and made.data.max_boxes == 8
-    spec = PriorSpec(**made.spec.to_dict())
-    assert spec.grids == SSD300_VOC.grids and spec.sizes != SSD300_VOC.sizes
-    assert len(open_source(made.data, made.data.train)) == 18
-    assert open_source(made.data, made.data.eval).class_names == made.data.class_names
+    assert "images      18" in out and "18  box beyond max_boxes = 5: d0.jpg" in out
+    assert '--config.spec.sizes="(30, 60' in out and re.search(r"all +108 +0\.", out)
+    assert json.loads((tmp_path / "report.json").read_text())["boxes"] == 108
 
 
-def test_a_config_changes_the_one_that_is_named(voc, tmp_path):
+@pytest.mark.parametrize(
+    ("split", "evaluation", "said"),
+    [
+        ("train", "val", "none is also in the training split"),
+        ("train+val", "val", "WARNING: 1 are also in the training split: c.JPEG\n"),
+        ("many+train", "train+many[:3]", "and 3 more\n"),
+    ],
+)
+def test_the_command_warns_of_images_in_both_splits(voc, capsys, split, evaluation, said):
     crowded(voc)
-    written = [f"--config={tmp_path}/mine.py", "--eval=many", "--base=voc_folder", "--spec=ssd512_voc"]
-    main(["check", "voc_folder", "many", f"--root={voc}", *written])
-    made = runpy.run_path(f"{tmp_path}/mine.py")["get_config"]()
-    assert made.model.norm == "batch" and made.data.root == str(voc)
-    assert PriorSpec(**made.spec.to_dict()).grids == SSD512_VOC.grids
+    random = np.random.default_rng(1)
+    for path in sorted((voc / "JPEGImages").iterdir()):  # every image its own
+        path.write_bytes(encoded(".png", random.integers(0, 256, (50, 100, 3), np.uint8)))
+    main(["voc_folder", split, f"--root={voc}", f"--eval={evaluation}", "--names=2"])
+    assert said in capsys.readouterr().out
 
 
-def test_a_config_to_change_is_one_of_ours(voc, tmp_path, capsys):
-    arguments = ["check", "voc_folder", "trainval", f"--root={voc}", "--base=mine"]
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert "--base=NAME goes with --config=FILE" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match=r"--base is the name of a file in configs/, shapes, .*; got 'mine'"):
-        main([*arguments, f"--config={tmp_path}/mine.py", "--eval=trainval"])
+BASE = """
+import dataclasses
+import sys
+
+from ml_collections import ConfigDict
+
+from configs import voc_folder
+from ssd_jax.augment import NO_AUGMENTATION
+from ssd_jax.box import PriorSpec
+
+SPEC = PriorSpec(64, grids=(8,), steps=(8.0,), sizes=(20.0, 30.0), ratios=((2.0,),))
 
 
-def test_a_config_names_its_evaluation_split(voc, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["check", "voc_folder", "many", f"--root={voc}", f"--config={tmp_path}/mine.py"])
-    assert "--config=FILE and --eval=SPLIT go together" in capsys.readouterr().err
+def get_config():
+    config = voc_folder.get_config().unlock()
+    config.spec = ConfigDict(dataclasses.asdict(SPEC))
+    config.augment = ConfigDict(dataclasses.asdict(NO_AUGMENTATION))
+    config.data.class_names = ("dog", "cat", "eel")
+    config.data.max_boxes = 5
+    return config.lock()
+"""
 
 
-def test_the_command_says_when_the_priors_cannot_be_bettered(voc, capsys, monkeypatch):
+def columns(path):
+    """The five columns of a sheet, without their borders."""
+    drawn = cv2.imread(str(path)).astype(int)
+    assert drawn.shape == (6 * 68, 5 * 68, 3)
+    return drawn.reshape(6, 68, 5, 68, 3)[:, 2:66, :, 2:66].transpose(2, 0, 1, 3, 4)
+
+
+def test_the_report_is_of_the_config_to_train_with(voc, tmp_path, monkeypatch, capsys):
+    """Priors, augmentation, class names and limits are those of --base, in any folder."""
     crowded(voc)
-    monkeypatch.setattr("ssd_jax.report.check.propose", lambda corners, spec: spec)
-    main(["check", "voc_folder", "many", f"--root={voc}", "--max_boxes=5"])
+    (tmp_path / "mine.py").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["voc_folder", "many", f"--root={voc}", "--base=mine.py", "--sheet=sheet.png"]
+    main(arguments)
     out = capsys.readouterr().out
-    assert "no sizes and ratios were found that cover these boxes better than those of ssd300_voc" in out
-    assert "20  box beyond max_boxes = 5: d0.jpg" in out
+    assert "20  box beyond max_boxes = 5" in out and "class without a box: cat, eel" in out
+    assert '--config.spec.sizes="(20.0, 30.0)" --config.spec.ratios="((2.0,),)"' in out
+    plain, *trained = columns("sheet.png")
+    assert all((column == trained[0]).all() for column in trained)  # without augmentation all samples are the same
+    assert np.abs(plain - trained[0]).mean() < 3
+    labels = np.abs(plain - IMAGE[0, 0, ::-1]).max(axis=-1) > 60
+    assert labels.any()
+
+    main([*arguments, "--config.augment.brightness_probability=1.0"])
+    plain, *trained = columns("sheet.png")
+    assert not all((column == trained[0]).all() for column in trained)
 
 
-def test_the_sheet():
+def test_a_name_is_a_config_of_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = '--config.spec.sizes="(15, 60, 111, 162, 213, 264, 315)"'.replace('"', "")
+    config = load_base("voc_folder", [sizes, "--config.spec.ratios=((2.0,),(2.0,3.0))"])
+    assert config.augment.expand_ratio == 1.6 and config.spec.sizes[:2] == (15, 60)
+    assert config.spec.ratios == ((2.0,), (2.0, 3.0))
+    assert load_base(None).spec.sizes == SSD300_VOC.sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base=nope"], r"--base must be a config file, or one of configs/ \(shapes, .*\); got 'nope'"),
+        (["--base=nope.py"], r"--base must be a config file.*; got 'nope\.py'"),
+        (["--config.data.max=3"], r"--config\.data\.max=3: must set a field of the config"),
+        (["--config.data.max_boxes=x"], r"--config\.data\.max_boxes=x: must set a field of the config"),
+        (["--base=shapes", "--config.spec.sizes=(1,"], r"sizes=\(1,: must set a field of the config"),
+    ],
+)
+def test_a_wrong_base_is_one_line(voc, arguments, message):
+    with pytest.raises(SystemExit, match=message) as raised:
+        main(["voc_folder", "train", f"--root={voc}", *arguments])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["voc_folder", "train", "--rot=x"])
+    assert "unrecognized arguments: --rot=x" in capsys.readouterr().err
+
+
+def test_the_sheet_shows_class_names():
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None] + 100, (64, 64, 3)).copy()
-    box = np.float32([[0.25, 0.25, 0.75, 0.75]])
-    examples = [Example(str(i), ramp, box, np.int32([1 + i % 2]), np.zeros(1, bool)) for i in range(4)]
-    drawn = sheet(Examples(examples, ("a", "b")), rows=2, augmented=2, image_size=64, canvas_size=64)
-    assert drawn.shape == (2 * 68, 3 * 68, 3) and drawn.dtype == np.uint8
-    first = drawn[2:66, 2:66]
-    assert (first[16, 16:48] == first[16, 16]).all() and (first[16, 16] != ramp[16, 16]).any()  # the box's upper side
-    np.testing.assert_array_equal(first[:16], ramp[:16])  # the image elsewhere
+    box = np.float32([[0.25, 0.5, 0.75, 0.75]])
+    examples = [Example(str(i), ramp, box, np.int32([1]), np.zeros(1, bool)) for i in range(2)]
+    options = {"rows": 2, "augmented": 0, "image_size": 64, "canvas_size": 64, "max_boxes": 4}
+    one, other = (
+        sheet(Examples(examples, (name,)), augment_options=NO_AUGMENTATION, **options)[2:66, 2:66]
+        for name in ("a", "bbb")
+    )
+    assert (one[48, 16:49] == one[48, 48]).all() and (one[48, 48] != ramp[48, 48]).any()  # the box's lower side
+    np.testing.assert_array_equal(one[49:], ramp[49:])  # the image elsewhere
+    assert (one[:32] != other[:32]).any()  # the names
 
 
 def test_errors_are_one_line(tmp_path):
