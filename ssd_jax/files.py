@@ -1,18 +1,77 @@
-"""Files written whole or not at all, and JSON."""
+"""Files that are written whole or not at all, JSON, and folders that one run at a time may write."""
 
+import contextlib
+import fcntl
 import json
+import logging
 import math
 import os
+import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger("ssd_jax")
+
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file beside `path`, then move it there: whoever reads finds the old text or the new one."""
+    """Write a file beside `path`, then move it there: a reader finds the old text or the new one.
+
+    Raises:
+      OSError: if the file cannot be written, as on a full disk. `path` then stays as it was.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a crash of the system after the move must not leave an empty file
+        os.replace(partial, path)
+    except OSError as error:
+        raise with_path(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def with_path(error: OSError, path: str | Path) -> OSError:
+    """Return the same error for `path`: that of a failed write names no file."""
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def local_folder(path: str | Path) -> Path:
+    """Return `path` as a `Path`.
+
+    Raises:
+      ValueError: if it is empty, or the address of a bucket, which would become a folder with a strange name.
+    """
+    if not str(path) or re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # a drive of Windows has one letter
+        raise ValueError(f"a workdir must be a folder of the file system; got {str(path)!r}")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Context manager that locks a folder for this process; a killed process leaves no lock behind.
+
+    Raises:
+      ValueError: if another process holds the lock.
+    """
+    path = folder / ".lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"{folder}: only one run may use a workdir at a time; got {file.read()}") from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s): start no second run in this workdir", path, error.strerror)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
 
 
 def write_json(path: str | Path, value: Any) -> None:
