@@ -1,8 +1,11 @@
-"""Checkpoints of a run: its state, and what inference must know to use it. The only file that imports orbax."""
+"""Checkpoints of a run: its state, and what inference needs to use it. The only file that imports orbax."""
 
 import contextlib
-import json
+import functools
+import logging
 import math
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,85 +16,125 @@ import orbax.checkpoint as ocp
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict
 
-from ssd_jax.files import write_text
+from ssd_jax.files import local_folder, read_json, write_json
+from ssd_jax.parallel import topology
 
 PyTree = Any
 INFERENCE_KEYS = ("params", "batch_stats")
+IMPORTED = 0
+"""The step of weights that were imported: there is no optimizer state to resume from."""
+ITEMS = ("state", "description")
+"""The folders that every checkpoint has. "checksums" is missing in those of versions before 0.1."""
+
+logger = logging.getLogger("ssd_jax")
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be read as it was written. The message is one line and names its folder."""
 
 
 class Checkpoints:
     """The checkpoints in one directory, by step.
 
-    Each holds the whole train state, as NumPy arrays, and a JSON description (model options, prior spec, class
-    names) with which `inference.load_detector` needs nothing else. A save that was cut short is never listed.
+    Each holds the whole train state as NumPy arrays, a checksum of each array, and a JSON description (model options,
+    prior spec, class names), which is all that `inference.load_detector` needs. A save that was cut short is never
+    listed.
 
     Of several processes one saves, and all may read.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 3, create: bool = True) -> None:
-        """Open `directory`, to be made if `create`; the newest `keep` checkpoints stay, and the best."""
+        """Open `directory` and keep its newest `keep` checkpoints and the best.
+
+        Args:
+          directory: a folder of the file system.
+          keep: at least 1.
+          create: make the folder if it is missing, and remove what saves that were cut short have left: for the run
+            that saves. Others only read.
+
+        Raises:
+          FileNotFoundError: if the folder is missing and `create` is false.
+          ValueError: if `keep` is below 1 or `directory` is no folder of the file system.
+        """
         if keep < 1:
-            raise ValueError(f"keep_checkpoints must be at least 1, got {keep}")
-        self.directory = Path(directory).absolute()
+            raise ValueError(f"keep_checkpoints must be at least 1; got {keep}")
+        self.directory = local_folder(directory).absolute()
         if create:
             self.directory.mkdir(parents=True, exist_ok=True)
         elif not self.directory.is_dir():
             raise FileNotFoundError(f"no checkpoints: there is no folder {self.directory}")
-        process = jax.process_index()
+        number = topology().process
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_NewestAndBest(keep, self.best),
                 create=False,
-                # Orbax would have every process take part in every call.
+                cleanup_tmp_directories=create and number == 0,
+                # Without these options every process would have to take part in every call.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+                    primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process{number}"
                 ),
             ),
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(),
                 "description": ocp.JsonCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
             },
         )
 
     @classmethod
     def of_run(cls, directory: str | Path) -> "Checkpoints":
-        """Open those of a run, given its workdir or its folder of checkpoints."""
+        """Open the checkpoints of a run, given its workdir or its folder of checkpoints."""
         inside = Path(directory) / "checkpoints"
         return cls(inside if inside.is_dir() else directory, create=False)
 
     def save(self, step: int, state: PyTree, description: dict[str, Any]) -> None:
-        """Start saving in the background; a step that is already there is left as it is.
+        """Start to save in the background; a step that is already saved stays as it is.
 
         Raises:
           OSError: in one line, if this or the last one cannot be written, here or from `wait`, `rate` or `close`.
         """
         if step in self._manager.all_steps():
             return
+        arrays = to_state_dict(jax.device_get(state))
         item = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(to_state_dict(jax.device_get(state))),
+            state=ocp.args.PyTreeSave(arrays),
             description=ocp.args.JsonSave(description),
+            checksums=ocp.args.JsonSave(_checksums(arrays)),
         )
         with self._writing():
             self._manager.save(step, args=item)
 
     def rate(self, step: int, score: float) -> None:
-        """Note how good the checkpoint of `step` is, the higher the better: the best is kept for as long as it is."""
+        """Store the score of the checkpoint of `step`, the higher the better: the best checkpoint is kept."""
         self.wait()
-        write_text(self._score_file(step), json.dumps(score))
+        write_json(self._score_file(step), score)
 
     def score(self, step: int) -> float | None:
-        """Return what `rate` noted, or None."""
+        """Return the score that `rate` stored, or None; NaN for one that was not a number."""
         file = self._score_file(step)
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            score = read_json(file)
+            if not isinstance(score, int | float | None):
+                raise ValueError(f"{file}: a score must be a number; got {score!r}")
+        except ValueError as error:
+            logger.warning("%s; the checkpoint counts as not evaluated", error)
+            return None
+        return math.nan if score is None else score
+
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, rising."""
+        return sorted(step for step in self._manager.all_steps() if self._is_complete(step))
 
     def latest(self) -> int | None:
-        """Return the newest complete step, or None."""
-        return self._manager.latest_step()
+        """Return the newest complete step, `IMPORTED` for imported weights, or None."""
+        return max(self.steps(), default=None)
 
     def best(self) -> int | None:
         """Return the step of the highest score, the newest of equals, or None if none has one."""
-        scores = {step: self.score(step) for step in sorted(self._manager.all_steps(), reverse=True)}
+        scores = {step: self.score(step) for step in reversed(self.steps())}
         rated = [step for step, score in scores.items() if score is not None and not math.isnan(score)]
         return max(rated, key=scores.get, default=None)
 
@@ -103,9 +146,9 @@ class Checkpoints:
           ValueError: for any other text.
         """
         if isinstance(step, str) and step != "best":
-            raise ValueError(f"step is a number or best, got {step!r}")
+            raise ValueError(f"step must be a number or best; got {step!r}")
         found = {None: self.latest, "best": self.best}[step]() if step in (None, "best") else step
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if found not in steps:
             what = {None: "no checkpoint", "best": "no evaluated checkpoint"}.get(step, f"no step {step}")
             raise FileNotFoundError(
@@ -113,15 +156,39 @@ class Checkpoints:
             )
         return found
 
+    def set_aside(self, keep: Sequence[int]) -> list[Path]:
+        """Rename the folders of all steps but `keep`, so that these can be saved again; return the new paths."""
+        renamed = []
+        for step in sorted(set(self._manager.all_steps()) - set(keep)):
+            folder = self._folder(step)
+            names = (folder.with_name(f"{step}.damaged" + (f"-{n}" if n else "")) for n in range(1_000))
+            renamed.append(folder.rename(next(name for name in names if not name.exists())))
+        self._manager.reload()
+        return renamed
+
     def description(self, step: int) -> dict[str, Any]:
-        """Return the description saved with `step`."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-        return restored["description"]
+        """Return the description saved with `step`.
+
+        Raises:
+          DamagedCheckpoint: if it cannot be read.
+        """
+        description = self._read_json(step, "description")
+        for name, kind in (("model", dict), ("class_names", list)):
+            if not isinstance(description.get(name), kind):
+                raise DamagedCheckpoint(
+                    f"{self._folder(step)}: description must have {name}, a {kind.__name__}; "
+                    f"got {description.get(name)!r}"
+                )
+        return description
 
     def restore(self, step: int, target: PyTree) -> PyTree:
         """Restore the whole state of `step` as NumPy arrays in the structure of `target`.
 
-        `target` holds arrays or, as of `jax.eval_shape`, their shapes and dtypes; the shapes must agree.
+        `target` holds arrays or, as from `jax.eval_shape`, their shapes and dtypes.
+
+        Raises:
+          DamagedCheckpoint: if an array cannot be read or is not the one that was saved.
+          ValueError: if names or shapes are not those of `target`.
         """
         plain = to_state_dict(target)
         saved, wanted = (
@@ -132,18 +199,28 @@ class Checkpoints:
             if saved.get(name) != wanted.get(name):
                 there, here = (f"shape {t[name]}" if name in t else "nothing" for t in (saved, wanted))
                 raise ValueError(
-                    f"{self.directory / str(step)} is a checkpoint of another model or optimiser: "
+                    f"{self._folder(step)} is a checkpoint of another model or optimiser: "
                     f"{name} has {there} in it and {here} in this run"
                 )
-        restored = jax.tree.map(lambda like, array: np.asarray(array, like.dtype), plain, self._restore(step, plain))
+        restored = jax.tree.map(lambda like, array: np.asarray(array, like.dtype), plain, self._arrays(step, plain))
         return from_state_dict(target, restored)
 
     def restore_variables(self, step: int) -> dict[str, PyTree]:
-        """Restore what the model needs to be applied, averaged if the run kept averages, and nothing else."""
+        """Restore only what the model needs to be applied: the averaged variables if the run kept averages.
+
+        Raises:
+          DamagedCheckpoint: if an array cannot be read or is not the one that was saved.
+          ValueError: if a weight is not finite.
+        """
         tree = self._tree(step)
         if tree.get("ema"):
-            return self._restore(step, {"ema": tree["ema"]})["ema"]
-        return self._restore(step, {key: tree[key] for key in INFERENCE_KEYS})
+            variables = self._arrays(step, {"ema": tree["ema"]})["ema"]
+        else:
+            variables = self._arrays(step, {key: tree[key] for key in INFERENCE_KEYS})
+        for name, array in flatten_dict(variables, sep="/").items():
+            if not _is_finite(array):
+                raise ValueError(f"{self._folder(step)}: weights must be finite; got NaN or infinity in {name}")
+        return variables
 
     def wait(self) -> None:
         """Return when every save that was started is complete."""
@@ -156,15 +233,20 @@ class Checkpoints:
             self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
-        """Close at the end of the context."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Finish what was started, also after an error."""
         self.close()
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
     def _score_file(self, step: int) -> Path:
-        return self.directory / str(step) / "score.json"
+        return self._folder(step) / "score.json"
+
+    def _is_complete(self, step: int) -> bool:
+        return all((self._folder(step) / item).is_dir() for item in ITEMS)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -174,17 +256,59 @@ class Checkpoints:
             reason = str(error).splitlines()[0]
             raise OSError(f"cannot save a checkpoint in {self.directory}, those there are whole: {reason}") from error
 
-    def _tree(self, step: int) -> dict[str, PyTree]:
-        return self._manager.item_metadata(step)["state"].tree
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Turn what Orbax, tensorstore and JSON raise at damaged files, which is of any type, into one line."""
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_hide_late_callback, hook)
+        try:
+            yield
+        except (DamagedCheckpoint, PermissionError, MemoryError):
+            raise
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
+            raise DamagedCheckpoint(f"{self._folder(step)}: a checkpoint must be whole; got {reason}") from error
+        else:
+            sys.unraisablehook = hook
 
-    def _restore(self, step: int, item: PyTree) -> PyTree:
+    def _read_json(self, step: int, item: str) -> dict[str, Any]:
+        with self._reading(step):
+            value = self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+            if not isinstance(value, dict):
+                raise TypeError(f"{item} is not a JSON object")
+            return value
+
+    def _saved_checksums(self, step: int) -> dict[str, int] | None:
+        """Return the checksums saved with `step`, or None in a checkpoint of a version that had none."""
+        return self._read_json(step, "checksums") if (self._folder(step) / "checksums").is_dir() else None
+
+    def _tree(self, step: int) -> dict[str, PyTree]:
+        """Return the names, shapes and dtypes of the arrays of `step`."""
+        with self._reading(step):
+            metadata = self._manager.item_metadata(step)["state"]
+            if metadata is None:
+                raise FileNotFoundError("no state/_METADATA")
+            checksums = self._saved_checksums(step)
+            if checksums is not None and checksums.keys() != flatten_dict(metadata.tree, sep="/").keys():
+                raise ValueError("other arrays than those that have a checksum")
+            return metadata.tree
+
+    def _arrays(self, step: int, item: PyTree) -> PyTree:
+        """Read the arrays that `item` names, and compare them with their checksums."""
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
-        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        with self._reading(step):
+            arrays = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+            checksums = self._saved_checksums(step)
+            if checksums is not None:
+                wrong = [name for name, checksum in _checksums(arrays).items() if checksums[name] != checksum]
+                if wrong:
+                    raise ValueError(f"arrays that differ from their checksums: {', '.join(wrong[:3])}")
+        return arrays
 
 
 class _NewestAndBest:
-    """Which checkpoints stay, as Orbax asks for it."""
+    """Which checkpoints stay, in the form that Orbax asks for."""
 
     def __init__(self, keep: int, best: Callable[[], int | None]) -> None:
         self._keep, self._best = keep, best
@@ -193,3 +317,31 @@ class _NewestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]  # rising
         staying = {*steps[-self._keep :], self._best()}
         return [step in staying for step in steps]
+
+
+def _hide_late_callback(hook: Callable[[Any], None], unraisable: Any) -> None:
+    """Do not print that a read ended after another one had failed: Orbax has closed the loop that it reports to."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
+def _checksums(tree: PyTree) -> dict[str, int]:
+    """Return the checksum of every array, by its path."""
+    return {name: _checksum(array) for name, array in flatten_dict(tree, sep="/").items()}
+
+
+def _checksum(array: np.ndarray) -> int:
+    """Return the CRC-32 of the sums of an array's 4 KiB blocks, and of the rest.
+
+    A change of any bit changes a sum, and a block in another place changes the CRC. Sums are as fast as memory;
+    CRC-32 of all bytes would take more than a tenth of the time of a load.
+    """
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = data.size - data.size % 4096
+    sums = data[:whole].view(np.uint64).reshape(-1, 512).sum(axis=1)  # modulo 2^64
+    return zlib.crc32(data[whole:], zlib.crc32(sums))
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(array)) or np.isfinite(array).all())  # the sum is fast, but may overflow

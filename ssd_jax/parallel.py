@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,9 +64,39 @@ def require_devices() -> None:
         raise ValueError(f"JAX must find a device; got none with JAX_PLATFORMS={platforms!r}{reason}") from error
 
 
+class Topology(NamedTuple):
+    """Where this process stands among all that run the program."""
+
+    process: int  # the number of this process, from 0
+    processes: int  # how many there are
+    local_devices: int  # of this process
+    devices: int  # of all processes
+
+
+def topology() -> Topology:
+    """Return the number of this process, and how many processes and devices there are."""
+    return Topology(jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count())
+
+
 def is_first() -> bool:
-    """Tell whether this is the process that writes and speaks for all."""
+    """Return whether this process is the one that writes files and prints for all."""
     return jax.process_index() == 0
+
+
+def is_cpu() -> bool:
+    """Return whether the devices are CPUs."""
+    return jax.default_backend() == "cpu"
+
+
+def device_kind() -> str:
+    """Return the name of the first device's kind, such as "NVIDIA H100 80GB HBM3"."""
+    return jax.local_devices()[0].device_kind
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that the first device held so far; None for a CPU, which has no memory of its own."""
+    statistics = jax.local_devices()[0].memory_stats()
+    return statistics["peak_bytes_in_use"] if statistics else None
 
 
 def of_every_process(value: Any) -> np.ndarray:

@@ -1,12 +1,14 @@
 """What is saved comes back, whole or in part, and nothing else is taken for a checkpoint."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.checkpoint import Checkpoints, DamagedCheckpoint, _checksum
 from ssd_jax.training import TrainState
 
 DESCRIPTION = {"model": {"width": 0.5}, "class_names": ["a", "b"]}
@@ -100,7 +102,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_there(saved, method, monkeyp
 
 
 def test_at_least_one_checkpoint_is_kept(tmp_path):
-    with pytest.raises(ValueError, match="keep_checkpoints must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="keep_checkpoints must be at least 1; got 0"):
         Checkpoints(tmp_path, keep=0)
 
 
@@ -144,3 +146,176 @@ def test_averaged_variables_are_what_inference_gets(tmp_path):
         checkpoints.save(1, state_of(1).replace(ema=averaged), DESCRIPTION)
         checkpoints.wait()
         assert_equal(checkpoints.restore_variables(1), averaged)
+
+
+# ---------------------------------------------------------------------------------------- damaged checkpoints
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def flip(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :] if data else data
+
+
+DAMAGE = {"missing": None, "empty": lambda data: b"", "cut": cut, "flipped": flip, "zeros": lambda d: bytes(len(d))}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two checkpoints with arrays of 256 kB, whose values are stored in files of their own."""
+    directory = tmp_path_factory.mktemp("two")
+    with Checkpoints(directory) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step, kernel=(256, 256)), DESCRIPTION)
+    return directory
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_one_line_or_does_not_matter(two, tmp_path, damage, capfd):
+    files = [path.relative_to(two) for path in sorted((two / "2").rglob("*")) if path.is_file()]
+    want = state_of(2, kernel=(256, 256))
+    refused = set()
+    for number, file in enumerate(files):
+        directory = shutil.copytree(two, tmp_path / str(number))
+        if damage == "missing":
+            (directory / file).unlink()
+        else:
+            (directory / file).write_bytes(DAMAGE[damage]((directory / file).read_bytes()))
+        with Checkpoints(directory, create=False) as checkpoints:
+            for read, wanted in (
+                (lambda c: c.description(2), DESCRIPTION),
+                (lambda c: c.restore_variables(2), {"params": want.params, "batch_stats": want.batch_stats}),
+                (lambda c: c.restore(2, want), want),
+            ):
+                try:
+                    assert_equal(read(checkpoints), wanted)
+                except DamagedCheckpoint as error:
+                    assert str(error).startswith(f"{directory / '2'}: ") and "\n" not in str(error)
+                    refused.add(file.parts[1])
+            assert_equal(checkpoints.restore(1, want), state_of(1, kernel=(256, 256)))
+    # What does not matter are Orbax's marks of completeness and its copies of indices.
+    assert refused == {"description", "checksums", "state"}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_flipped_bit_of_an_array_is_found(two, tmp_path):
+    directory = shutil.copytree(two, tmp_path / "checkpoints")
+    largest = max((directory / "2" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(flip(largest.read_bytes()))  # one that compression does not notice
+    message = r"/2: a checkpoint must be whole; got .*loc0"
+    with Checkpoints(directory, create=False) as checkpoints, pytest.raises(DamagedCheckpoint, match=message):
+        checkpoints.restore_variables(2)
+
+
+@pytest.mark.parametrize("values", [np.zeros(3000), -np.zeros(3000), np.arange(3000) * np.nan, np.zeros(0)])
+def test_every_bit_and_place_of_an_array_counts(values):
+    data = np.asarray(values, np.float32)
+    checksum = _checksum(data)
+    assert _checksum(data.copy()) == checksum
+    raw = data.view(np.uint8)
+    for bit in {0, 7, 8 * 4095 + 7, 8 * 4096, 8 * raw.size - 1} if raw.size else ():
+        raw[bit // 8] ^= 1 << bit % 8
+        assert _checksum(data) != checksum, bit
+        raw[bit // 8] ^= 1 << bit % 8
+    assert _checksum(data) == checksum
+    if raw.size:
+        blocks = np.random.default_rng(0).integers(0, 256, (3, 4096), dtype=np.uint8)
+        assert _checksum(blocks) != _checksum(blocks[::-1])
+
+
+def test_bits_that_compare_equal_come_back(tmp_path):
+    special = np.array([0.0, -0.0, np.nan, -np.nan, 1e-45, np.inf], np.float32)
+    trees = [{"a": special, "b": -np.zeros(4, np.float32), "c": jnp.ones(3, jnp.bfloat16)}, {"a": np.int32(7)}]
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, tree in enumerate(trees):
+            checkpoints.save(step, tree, DESCRIPTION)
+        checkpoints.wait()
+        for step, tree in enumerate(trees):
+            restored = checkpoints.restore(step, tree)
+            for name, array in tree.items():
+                assert np.asarray(restored[name]).tobytes() == np.asarray(array).tobytes()
+
+
+def test_a_checkpoint_without_checksums_is_read(two, tmp_path):
+    directory = shutil.copytree(two, tmp_path / "checkpoints")
+    shutil.rmtree(directory / "2" / "checksums")
+    want = state_of(2, kernel=(256, 256))
+    with Checkpoints(directory, create=False) as checkpoints:
+        assert checkpoints.latest() == 2
+        assert_equal(checkpoints.restore(2, want), want)
+        assert_equal(checkpoints.restore_variables(2)["params"], want.params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_for_inference(tmp_path, value):
+    state = state_of(1)
+    state.params["loc0"]["conv"]["bias"] = jnp.array([0, value, 0, 0])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, DESCRIPTION)
+        checkpoints.wait()
+        message = r"/1: weights must be finite; got NaN or infinity in params/loc0/conv/bias$"
+        with pytest.raises(ValueError, match=message):
+            checkpoints.restore_variables(1)
+
+
+def test_large_finite_weights_are_not_refused(tmp_path):
+    state = state_of(1)
+    state.params["loc0"]["conv"]["bias"] = jnp.full(4, 3e38)  # whose sum overflows
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, DESCRIPTION)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore_variables(1)["params"], state.params)
+
+
+@pytest.mark.parametrize("inside", [(), ("state",), ("description", "score.json")])
+def test_a_folder_that_holds_no_whole_checkpoint_is_none(saved, inside):
+    for name in inside:
+        (saved.directory / "9" / name).mkdir(parents=True)
+    (saved.directory / "9").mkdir(exist_ok=True)
+    with Checkpoints(saved.directory, create=False) as again:
+        assert (again.steps(), again.latest(), again.best(), again.find()) == ([2, 3], 3, None, 3)
+        with pytest.raises(FileNotFoundError, match=r"no step 9 in .*, which has 2, 3$"):
+            again.find(9)
+
+
+def test_checkpoints_are_set_aside_and_their_steps_saved_again(saved):
+    (saved.directory / "9").mkdir()
+    for attempt, suffix in ((1, ""), (2, "-1")):
+        with Checkpoints(saved.directory) as again:
+            names = [f"{step}.damaged{suffix}" for step in (3, 9) if attempt == 1 or step == 3]
+            assert again.set_aside([2]) == [saved.directory / name for name in names]
+            assert again.steps() == [2]
+            again.save(3, state_of(7), DESCRIPTION)
+            again.wait()
+            assert again.steps() == [2, 3]
+            assert_equal(again.restore(3, state_of(0)), state_of(7))
+    with Checkpoints(saved.directory) as again:
+        assert again.steps() == [2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "{", "nothing", '"0.9"', "[0.9]", "\x00\x00"])
+def test_a_score_that_is_no_number_counts_as_none_and_is_named(saved, text, caplog):
+    saved.rate(2, 0.5)
+    (saved.directory / "3" / "score.json").write_text(text)
+    assert saved.score(3) is None
+    assert f"{saved.directory / '3' / 'score.json'}: " in caplog.text
+    assert saved.best() == 2
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"class_names": []}', '{"model": [], "class_names": []}', "{"])
+def test_a_description_that_is_none_is_one_line(saved, text):
+    (saved.directory / "3" / "description" / "metadata").write_text(text)
+    message = r"/3: [^\n]+; got [^\n]+$"
+    with Checkpoints(saved.directory, create=False) as again, pytest.raises(DamagedCheckpoint, match=message):
+        again.description(3)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket", "gs:/bucket/run", ""])
+def test_an_address_is_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a workdir must be a folder of the file system; got '"):
+        Checkpoints(address)
+    assert list(tmp_path.iterdir()) == []
