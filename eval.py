@@ -3,7 +3,7 @@
 from absl import app, flags
 
 from ssd_jax.command import command, parse_flags, parse_step, refuse_arguments
-from ssd_jax.loop.evaluate import evaluate, table
+from ssd_jax.loop.evaluate import evaluate_checkpoint, table, write_results
 from ssd_jax.parallel import require_devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
@@ -17,13 +17,15 @@ def main(argv: list[str]) -> None:
     with command():
         refuse_arguments(argv)
         require_devices()
-        results = evaluate(WORKDIR.value, split=SPLIT.value, step=parse_step(STEP.value))
+        evaluation = evaluate_checkpoint(WORKDIR.value, split=SPLIT.value, step=parse_step(STEP.value))
+        results = evaluation.results
         print(table(results))
         print(
             f"\nmAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "
-            f"on {results['images']} images of {results['split']}, step {results['step']}; "
-            f"written to {results['path']}"
+            f"on {results['images']} images of {results['split']}, step {results['step']}",
+            flush=True,
         )
+        print(f"written to {write_results(evaluation, WORKDIR.value)}")  # last: the workdir may be read-only
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """A trained model, ready to find objects in images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
 
+from ssd_jax.box import to_pixels
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import UnreadableImage, decode, warp
-from ssd_jax.inference.selection import make_detect
+from ssd_jax.inference.selection import SelectOptions, make_detect
 from ssd_jax.model import SSD, from_description
 
-PyTree = Any
+Image = np.ndarray | str | Path  # RGB uint8 [h, w, 3], or the path of a file
 
 
 class Detections(NamedTuple):
@@ -22,17 +24,25 @@ class Detections(NamedTuple):
     scores: np.ndarray  # [n] float32, softmax probabilities
     labels: np.ndarray  # [n] int32, 1..C-1; class_names[label - 1] is the name
 
+    @classmethod
+    def from_model(
+        cls, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: Sequence[int] | np.ndarray
+    ) -> "Detections":
+        """Drop the padding rows of what `select` returned, and scale the corners to an image.
+
+        Args:
+          boxes: corners [D, 4], fractions.
+          scores: [D].
+          labels: [D], 0 in padding rows.
+          size: (height, width) of the image in pixels.
+        """
+        found = np.asarray(labels) > 0  # [D]
+        corners = np.asarray(to_pixels(np.asarray(boxes, np.float32)[found], size), np.float32)
+        return cls(corners, np.asarray(scores)[found], np.asarray(labels)[found])
+
     def above(self, score: float) -> "Detections":
-        """Leave out those that score less."""
+        """Keep the detections with this score or a higher one."""
         return Detections(*(part[self.scores >= score] for part in self))
-
-
-def to_pixels(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> Detections:
-    """Drop padding rows and scale corners to an image of `size` (height, width)."""
-    found = np.asarray(labels) > 0
-    height, width = size
-    scale = np.asarray([width, height, width, height], np.float32)
-    return Detections(np.asarray(boxes)[found] * scale, np.asarray(scores)[found], np.asarray(labels)[found])
 
 
 class Detector:
@@ -48,58 +58,113 @@ class Detector:
     def __init__(
         self,
         model: SSD,
-        variables: PyTree,
+        variables: Mapping[str, object],
         class_names: Sequence[str],
         *,
         step: int | None = None,
         batch_size: int = 8,
-        **options: float,
+        **options: Unpack[SelectOptions],
     ) -> None:
-        """Prepare to detect `batch_size` images at a time; `options` are those of `select`."""
-        self.model, self.variables, self.class_names = model, jax.device_put(variables), tuple(class_names)
-        self.step = step
+        """Prepare to detect in `batch_size` images at a time.
+
+        Args:
+          model: the network.
+          variables: {"params": ..., "batch_stats": ...} of the network.
+          class_names: of labels 1, 2, ...
+          step: of the checkpoint that the variables are from.
+          batch_size: images that the network sees together.
+          **options: of `select`.
+
+        Raises:
+          ValueError: for an option that does not exist or has a wrong value.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
+        if len(class_names) != model.num_classes - 1:
+            raise ValueError(f"class_names must be {model.num_classes - 1} names; got {len(class_names)}")
+        self.model, self.class_names, self.step = model, tuple(class_names), step
         self._batch_size = batch_size
         self._detect = jax.jit(make_detect(model, **options))
+        self.variables = jax.device_put(variables)
 
-    def __call__(self, images: Sequence[np.ndarray | str | Path]) -> list[Detections]:
-        """Detect in `images`: RGB uint8 arrays `[h, w, 3]`, or paths of image files, in a list or the like."""
+    def __call__(self, images: Iterable[Image]) -> list[Detections]:
+        """Detect in all of `images` and return a list, in their order.
+
+        Args:
+          images: RGB uint8 arrays [h, w, 3], or paths of image files. They are read batch by batch; for images
+            without an end, or too many for one list, use `stream`.
+
+        Raises:
+          TypeError: for a single image, or something that is no image.
+          ValueError: for an array that is no RGB image, or a file that cannot be decoded.
+          OSError: for a file that cannot be read.
+        """
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[Image]) -> Iterator[Detections]:
+        """Detect in images as they come, such as the frames of a video.
+
+        Reads one batch of `images`, yields its detections, and only then reads the next batch. Arguments and errors
+        are those of a call.
+        """
         if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            raise TypeError("images must be a list of images, got a single one: write detector([image])")
-        images = list(images)
-        found: list[Detections] = []
-        for start in range(0, len(images), self._batch_size):
-            chunk = [_pixels(image) for image in images[start : start + self._batch_size]]
-            found += self._detect_chunk(chunk)
-        return found
+            raise TypeError("images must be a list of images; got a single one: write detector([image])")
+        return self._stream(iter(images))
 
-    def _detect_chunk(self, images: list[np.ndarray]) -> list[Detections]:
+    def _stream(self, images: Iterator[Image]) -> Iterator[Detections]:
+        while batch := [_pixels(image) for image in islice(images, self._batch_size)]:
+            yield from self._detect_batch(batch)
+
+    def _detect_batch(self, images: list[np.ndarray]) -> list[Detections]:
         # The batch is padded to a power of two: a handful of compilations serve every number of images.
         batch = np.zeros((1 << (len(images) - 1).bit_length(), *(self.model.spec.image_size,) * 2, 3), np.uint8)
         for row, image in zip(batch, images, strict=False):
             row[:] = warp(image, self.model.spec.image_size)
         results = jax.device_get(self._detect(self.variables, batch))
-        return [to_pixels(*result, image.shape[:2]) for *result, image in zip(*results, images, strict=False)]
+        return [
+            Detections.from_model(*result, image.shape[:2]) for *result, image in zip(*results, images, strict=False)
+        ]
 
 
-def load_detector(directory: str | Path, *, step: int | str | None = None, **options: Any) -> Detector:
-    """Load the newest checkpoint of a run, that of `step`, or the "best", given its workdir or folder of checkpoints.
+def load_detector(
+    directory: str | Path,
+    *,
+    step: int | str | None = None,
+    batch_size: int = 8,
+    **options: Unpack[SelectOptions],
+) -> Detector:
+    """Load a checkpoint of a run for detection.
 
-    Everything else, the input size, priors, model and class names, is in the checkpoint. `options` are those of
-    `Detector`.
+    The input size, priors, model and class names are in the checkpoint.
+
+    Args:
+      directory: the workdir of the run, or its folder of checkpoints.
+      step: a checkpoint's number, or "best"; the newest by default.
+      batch_size: of `Detector`.
+      **options: of `select`.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint.
+      ValueError: for a damaged checkpoint, or a wrong option.
     """
     with Checkpoints.of_run(directory) as checkpoints:
         step = checkpoints.find(step)
         description = checkpoints.description(step)
         variables = checkpoints.restore_variables(step)
     return Detector(
-        from_description(description["model"]), variables, description["class_names"], step=step, **options
+        from_description(description["model"]),
+        variables,
+        description["class_names"],
+        step=step,
+        batch_size=batch_size,
+        **options,
     )
 
 
-def _pixels(image: np.ndarray | str | Path) -> np.ndarray:
+def _pixels(image: Image) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise ValueError(f"an image must be uint8 RGB [h, w, 3], got {image.dtype} {list(image.shape)}")
+            raise ValueError(f"an image must be uint8 RGB [h, w, 3]; got {image.dtype} {list(image.shape)}")
         return image
     if not isinstance(image, str | Path):
         raise TypeError(f"an image must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}")

@@ -1,15 +1,25 @@
 """From a model's outputs to detections: a pure function, the same for evaluation, images and export."""
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TypedDict, Unpack
 
 import jax
 
 from ssd_jax.box import VARIANCES, clip, decode, make_priors, multiclass_nms
 from ssd_jax.model import SSD, preprocess
 
-PyTree = Any
+Selected = tuple[jax.Array, jax.Array, jax.Array]  # corners [..., D, 4], scores [..., D], labels [..., D]
+
+
+class SelectOptions(TypedDict, total=False):
+    """The options of `select`."""
+
+    score_threshold: float
+    max_candidates: int
+    iou_threshold: float
+    max_detections: int
 
 
 def select(
@@ -21,14 +31,20 @@ def select(
     max_candidates: int = 400,
     iou_threshold: float = 0.45,
     max_detections: int = 200,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Turn one image's outputs `[P, 4]`, `[P, C]` into its best detections, as Caffe's DetectionOutput layer does.
+) -> Selected:
+    """Turn one image's outputs into its best detections, as Caffe's DetectionOutput layer does.
 
-    Each class keeps the `max_candidates` best priors whose softmax score exceeds `score_threshold` and suppresses
-    those that overlap a better one by more than `iou_threshold`; the best `max_detections` over all classes remain.
+    Args:
+      offsets: [P, 4] of the model.
+      logits: [P, C] of the model.
+      priors: centers [P, 4].
+      score_threshold: softmax scores must exceed it, in [0, 1].
+      max_candidates: the best priors of each class that are considered.
+      iou_threshold: a candidate that overlaps a better one of its class by more is suppressed, in [0, 1].
+      max_detections: D, the best over all classes that remain.
 
     Returns:
-      corners `[D, 4]`, scores `[D]` and labels `[D]`, best first; unused rows are zero, with label 0.
+      corners [D, 4] in fractions, scores [D] and labels [D], best first; unused rows are zero, with label 0.
     """
     boxes = decode(offsets, priors, variances=VARIANCES)
     boxes, scores, labels = multiclass_nms(
@@ -43,17 +59,47 @@ def select(
 
 
 def make_detect(
-    model: SSD, **options: float
-) -> Callable[[PyTree, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+    model: SSD, **options: Unpack[SelectOptions]
+) -> Callable[[Mapping[str, object], jax.Array], Selected]:
     """Build `detect(variables, images uint8 [B, S, S, 3]) -> (corners [B, D, 4], scores [B, D], labels [B, D])`.
 
-    `options` are those of `select`. The function is pure: jit it, map it over devices, or export it.
-    """
-    priors = make_priors(model.spec)
-    select_one = partial(select, priors=priors, **options)
+    The function is pure: jit it, map it over devices, or export it.
 
-    def detect(variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    Args:
+      model: the network.
+      **options: of `select`.
+
+    Raises:
+      ValueError: for an option that does not exist or has a wrong value.
+    """
+    _check(options)
+    select_one = partial(select, priors=make_priors(model.spec), **options)
+
+    def detect(variables: Mapping[str, object], images: jax.Array) -> Selected:
         offsets, logits = model.apply(variables, preprocess(images))
         return jax.vmap(lambda o, l: select_one(o, l))(offsets, logits)
 
     return detect
+
+
+def _check(options: Mapping[str, object]) -> None:
+    rules = {
+        "score_threshold": _check_fraction,
+        "max_candidates": _check_count,
+        "iou_threshold": _check_fraction,
+        "max_detections": _check_count,
+    }
+    for name, value in options.items():
+        if name not in rules:
+            raise ValueError(f"an option must be one of {', '.join(rules)}; got {name!r}")
+        rules[name](name, value)
+
+
+def _check_fraction(name: str, value: object) -> None:
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be a number in [0, 1]; got {value!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not (isinstance(value, numbers.Integral) and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")

@@ -1,9 +1,9 @@
-"""Evaluate a model on a dataset by VOC's average precision, and by COCO's twelve numbers where it has the truth."""
+"""Evaluate a model on a dataset: VOC's average precision, and COCO's twelve numbers where its format is COCO's."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ssd_jax.data import Example, Source, coco_truth, decode, eval_batches
 from ssd_jax.files import write_json
-from ssd_jax.inference import Detections, draw, load_detector, make_detect, to_pixels
+from ssd_jax.inference import Detections, draw, load_detector, make_detect
 from ssd_jax.loop.build import NO_OBJECT, open_source
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.workdir import load_config, split_name
@@ -27,63 +27,78 @@ PyTree = Any
 Results = dict[str, Any]
 
 
-class Evaluator:
-    """Scores variables of `model` on `source`, on all devices of all processes; compiles once for all its calls.
+class Evaluation(NamedTuple):
+    """What an evaluation found, on the first process; elsewhere, and if it was stopped, it is empty."""
 
-    Each image is judged once, whatever their number, by the first process.
+    finished: bool  # False if it was stopped
+    results: Results
+    coco_results: list[dict[str, Any]]  # the detections as COCO's server takes them, for a COCO dataset
+
+
+class Evaluator:
+    """Evaluates variables of `model` on `source`, on all devices of all processes; compiles once for all calls.
+
+    The first process computes the metrics. Every image is read once and counts once, for any number of processes.
     """
 
     def __init__(self, model: SSD, source: Source, config: ConfigDict, *, samples: int = 0) -> None:
         """Prepare to evaluate as `config.eval` and `config.data` say.
 
-        The batch is rounded up to a multiple of the devices. Of the first `samples` images the detections are kept
-        for `drawings`. More than `data.max_unreadable` images that cannot be read are a `ValueError`; with
-        `data.strict`, one.
+        Args:
+          model: of the variables to evaluate.
+          source: the dataset.
+          config: `eval.batch_size` is rounded up to a multiple of the devices; more than `data.max_unreadable`
+            unreadable images, or any with `data.strict`, are a `ValueError`.
+          samples: the number of images, from the first on, that `drawings` shows.
         """
-        self._source, self._data = source, config.data
-        self._judges = is_first()
-        self._truth = coco_truth(source) if self._judges else None
+        samples = min(samples, len(source)) if is_first() else 0
+        self._source, self._data = _Samples(source, samples), config.data
+        self._detections: dict[int, Detections] = {}  # of the samples
+        self._truth = coco_truth(source) if is_first() else None
         self._image_size = model.spec.image_size
         self._batch_size = -(-config.eval.batch_size // jax.device_count()) * jax.device_count()
-        self._samples: dict[int, Detections | None] = dict.fromkeys(range(min(samples, len(source))))
         detect = make_detect(model)
         self._detect = gather_over_devices(lambda variables, arrays: detect(variables, arrays["images"]))
 
-    def __call__(
-        self, variables: PyTree, *, coco_results: Path | None = None, stops: Callable[[], bool] = lambda: False
-    ) -> Results | None:
-        """Return {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}; APs are by class name.
+    def __call__(self, variables: PyTree, *, stops: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Detect in every image and compare with the ground truth.
 
-        A source in COCO's format adds "coco", `COCOMetric`'s numbers, and the detections go to `coco_results`.
-        Processes but the first get {}. None tells that the evaluation was left because `stops`, which is asked after
-        every image, said so.
+        Args:
+          variables: of the model, on the devices as `parallel.replicate` puts them.
+          stops: asked after every image; the evaluation ends early where it returns True.
+
+        Returns:
+          results {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}, with APs by class name and the names
+          of unreadable images. A COCO dataset adds "coco", the numbers of `COCOMetric`.
+
+        Raises:
+          ValueError: if too many images are unreadable.
         """
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
         coco = COCOMetric(self._truth) if self._truth else None
+        self._detections = {}
         images, unreadable = 0, []
-        for index, example, size, detections in self._detections(variables):
+        for index, example, size, detections in self._detect_all(variables):
             if stops():
-                return None
+                return Evaluation(finished=False, results={}, coco_results=[])
             if detections is None:
                 unreadable.append(example.image_id)
                 refuse_many(unreadable, self._data.max_unreadable)
                 continue
-            if not self._judges:
+            if not is_first():
                 continue
             images += 1
-            if index in self._samples:
-                self._samples[index] = detections
+            if index < self._source.samples:
+                self._detections[index] = detections
             height, width = size
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
             metric.add(index, corners, example.labels, example.difficult, *detections)
             if coco:
                 coco.add(self._truth["images"][index]["id"], *detections)
-        if not self._judges:
-            return {}
-        if coco and coco_results:
-            coco.write(coco_results)
+        if not is_first():
+            return Evaluation(finished=True, results={}, coco_results=[])
         eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
-        return {
+        results = {
             "mAP": eleven["mAP"],
             "mAP_area": area["mAP"],
             "AP": eleven["AP"],
@@ -92,17 +107,19 @@ class Evaluator:
             "unreadable": unreadable,
             **({"coco": coco.compute()} if coco else {}),
         }
+        return Evaluation(finished=True, results=results, coco_results=coco.results if coco else [])
 
     def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
         """Draw what the last call found in the sample images, by name; RGB uint8."""
+        examples = {index: self._source[index] for index in self._detections}
         return {
-            example.image_id: draw(decode(example.image), detections.above(score), self._source.class_names)
-            for index, detections in self._samples.items()
-            if detections is not None
-            for example in [self._source[index]]
+            examples[index].image_id: draw(
+                decode(examples[index].image), detections.above(score), self._source.class_names
+            )
+            for index, detections in self._detections.items()
         }
 
-    def _detections(self, variables: PyTree) -> Iterator[tuple[int, Example, np.ndarray, Detections | None]]:
+    def _detect_all(self, variables: PyTree) -> Iterator[tuple[int, Example, np.ndarray, Detections | None]]:
         """Yield every image's index, ground truth, size and detections, None where it cannot be read."""
         batches = eval_batches(
             self._source,
@@ -114,10 +131,10 @@ class Evaluator:
             process_count=jax.process_count(),
         )
         total = -(-len(self._source) // self._batch_size)
-        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if self._judges else True)
+        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if is_first() else True)
         devices = jax.local_device_count()
         started = ((self._detect(variables, split(batch.arrays, devices)), batch.info) for batch in progress)
-        for found, info in one_ahead(started):
+        for found, info in prefetch(started):
             boxes, scores, labels = map(np.asarray, found)  # of all processes
             shares = objects_of_every_process(info)
             index, sizes, readable = (
@@ -127,12 +144,30 @@ class Evaluator:
             for row in np.argsort(index):
                 if index[row] < 0:  # padding of the last batch
                     continue
-                detections = to_pixels(boxes[row], scores[row], labels[row], sizes[row])
+                detections = Detections.from_model(boxes[row], scores[row], labels[row], sizes[row])
                 yield int(index[row]), examples[row], sizes[row], detections if readable[row] else None
 
 
-def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
-    """Take the next item before giving the last one: devices work at it while the last one is looked at."""
+class _Samples:
+    """A source that keeps its first examples once they were read: they are drawn after every evaluation."""
+
+    def __init__(self, source: Source, samples: int) -> None:
+        self.samples, self.class_names, self.inclusive = samples, source.class_names, source.inclusive
+        self._source = source
+        self._kept: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._kept.get(index) or self._source[index]
+        if index < self.samples:
+            self._kept[index] = example
+        return example
+
+
+def prefetch(items: Iterable[Any]) -> Iterator[Any]:
+    """Prefetch one item, so that the devices compute the next batch while the host processes this one."""
     items = iter(items)
     for last in items:
         for item in items:
@@ -142,38 +177,55 @@ def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def score(results: Results) -> float:
-    """By what runs choose their best checkpoint: COCO's AP where there is one, else VOC's 11-point mAP."""
+    """Return the number by which a run chooses its best checkpoint: COCO's AP if there is one, else VOC's mAP."""
     return results["coco"]["AP"] if "coco" in results else results["mAP"]
 
 
 def evaluate(workdir: str | Path, *, split: str | None = None, step: int | str | None = None) -> Results:
-    """Evaluate a checkpoint of a run on a split of its data; write `eval_SPLIT.json` into the workdir.
-
-    On a COCO set, `coco_results_SPLIT.json` has the detections as COCO's server takes them.
+    """Evaluate a checkpoint of a run on a split of its data, and write the results into the workdir.
 
     Args:
       workdir: where `train` wrote.
       split: as in the config's `data.train`; the default is the config's `data.eval`.
-      step: which checkpoint: a number, or "best"; the newest unless given.
+      step: a checkpoint's number, or "best"; the default is the newest.
+
+    Returns:
+      the results of `Evaluator`, and "split", "step" and "path".
+
+    Raises:
+      ValueError: for data or a workdir that cannot be used.
+      OSError: if the results cannot be written.
     """
-    workdir = Path(workdir)
+    evaluation = evaluate_checkpoint(workdir, split=split, step=step)
+    return evaluation.results | {"path": str(write_results(evaluation, workdir))}
+
+
+def evaluate_checkpoint(
+    workdir: str | Path, *, split: str | None = None, step: int | str | None = None
+) -> Evaluation:
+    """Do what `evaluate` does, but write nothing."""
     config = load_config(workdir)
     split = split or config.data.eval
     detector = load_detector(workdir, step=step)
     source = open_source(config.data, split, class_names=detector.class_names)
-    evaluator = Evaluator(detector.model, source, config)
-    name = split_name(split)
-    scores = evaluator(replicate(detector.variables), coco_results=workdir / f"coco_results_{name}.json")
-    if np.isnan(scores["mAP"]):
+    evaluation = Evaluator(detector.model, source, config)(replicate(detector.variables))
+    if np.isnan(evaluation.results["mAP"]):
         logger.warning(NO_OBJECT, split)
-    results = {"split": split, "step": detector.step} | scores
-    path = workdir / f"eval_{name}.json"
-    write_json(path, results)
-    return results | {"path": str(path)}
+    return evaluation._replace(results={"split": split, "step": detector.step} | evaluation.results)
+
+
+def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
+    """Write `eval_SPLIT.json`, and for a COCO dataset `coco_results_SPLIT.json`, and return the path of the first."""
+    name = split_name(evaluation.results["split"])
+    path = Path(workdir) / f"eval_{name}.json"
+    write_json(path, evaluation.results)
+    if "coco" in evaluation.results:
+        write_json(Path(workdir) / f"coco_results_{name}.json", evaluation.coco_results)
+    return path
 
 
 def table(results: Results) -> str:
-    """Lay out the results as text, a line a class."""
+    """Lay out the results as text, one line for each class."""
     width = max(map(len, [*results["AP"], "class"]))
     lines = [f"{'class':<{width}}  AP 11-point  AP area"]
     lines += [f"{name:<{width}}  {ap:>11.4f}  {results['AP_area'][name]:>7.4f}" for name, ap in results["AP"].items()]

@@ -58,9 +58,10 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
             return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
 
         def evaluate(step: int) -> bool:
-            results = evaluator(
+            evaluation = evaluator(
                 state.ema or state.variables, stops=lambda: alone and interruption.requested is not None
             )
+            results = evaluation.results
             if results:
                 told = {name: results[name] for name in ("mAP", "mAP_area")}
                 if "coco" in results:
@@ -69,7 +70,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 log.images(step, evaluator.drawings())
                 log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
                 checkpoints.rate(step, score(results))
-            return results is not None
+            return evaluation.finished
 
         finished, alone = True, jax.process_count() == 1
         with log, trace, Interruption() as interruption:

@@ -1,5 +1,7 @@
 """From outputs to detections in pixels."""
 
+import itertools
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
+from ssd_jax import inference
 from ssd_jax.box import center_to_corner
-from ssd_jax.inference import Detections, Detector, draw, select, to_pixels
+from ssd_jax.inference import Detections, Detector, draw, select
 
 PROMOTION = "standard"  # Flax's BatchNorm promotes
 
@@ -39,11 +42,18 @@ def test_offsets_move_the_box_by_the_variances():
     np.testing.assert_allclose(boxes[0], center_to_corner(np.array([cx + 0.1 * w, cy, w, h])), atol=1e-6)
 
 
-def test_to_pixels_scales_each_axis_and_drops_padding():
+def test_detections_are_scaled_by_axis_and_have_no_padding():
     boxes = np.array([[0.1, 0.2, 0.5, 0.6], [0, 0, 0, 0]], np.float32)
-    found = to_pixels(boxes, np.array([0.9, 0], np.float32), np.array([3, 0], np.int32), (100, 200))
+    found = Detections.from_model(boxes, np.array([0.9, 0], np.float32), np.array([3, 0], np.int32), (100, 200))
     np.testing.assert_allclose(found.boxes, [[20, 20, 100, 60]], rtol=1e-6)
-    assert found.labels.tolist() == [3]
+    assert found.labels.tolist() == [3] and found.boxes.dtype == np.float32
+
+
+def test_the_old_name_of_from_model_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="to_pixels is now ssd_jax.inference.Detections.from_model"):
+        assert inference.to_pixels == Detections.from_model
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = inference.nothing
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +92,7 @@ def test_no_images_no_detections(detector):
 
 @pytest.mark.parametrize("single", [np.zeros((8, 8, 3), np.uint8), "image.jpg"])
 def test_a_single_image_is_refused(detector, single):
-    with pytest.raises(TypeError, match=r"must be a list of images, got a single one: write detector\(\[image\]\)"):
+    with pytest.raises(TypeError, match=r"must be a list of images; got a single one: write detector\(\[image\]\)"):
         detector(single)
 
 
@@ -90,12 +100,12 @@ def test_a_single_image_is_refused(detector, single):
     "image",
     [np.zeros((8, 8, 3), np.float32), *(np.zeros(shape, np.uint8) for shape in ((8, 8), (8, 8, 4), (0, 5, 3)))],
 )
-def test_what_is_no_rgb_image_is_refused(detector, image):
-    with pytest.raises(ValueError, match=r"must be uint8 RGB \[h, w, 3\], got"):
+def test_an_array_that_is_no_rgb_image_is_refused(detector, image):
+    with pytest.raises(ValueError, match=r"must be uint8 RGB \[h, w, 3\]; got"):
         detector([image])
 
 
-def test_what_is_no_image_at_all_is_named(detector, tmp_path):
+def test_something_that_is_no_image_is_named(detector, tmp_path):
     with pytest.raises(TypeError, match=r"must be a NumPy array, uint8 RGB \[h, w, 3\], or a path; got NoneType"):
         detector([None])
     (tmp_path / "note.txt").write_bytes(b"no image")
@@ -106,8 +116,59 @@ def test_what_is_no_image_at_all_is_named(detector, tmp_path):
 def test_images_may_come_from_a_generator_or_in_one_array(detector):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
     for given in (images, (image for image in images)):
-        for found, wanted in zip(detector(given), detector(list(images)), strict=True):
+        answer = detector(given)
+        assert isinstance(answer, list)
+        for found, wanted in zip(answer, detector(list(images)), strict=True):
             np.testing.assert_array_equal(found.boxes, wanted.boxes)
+
+
+def test_images_without_an_end_are_answered_batch_by_batch(detector):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    read = []
+
+    def endless():
+        for number in itertools.count():
+            read.append(number)
+            yield images[number % 3]
+
+    wanted = detector(images)
+    for number, found in enumerate(itertools.islice(detector.stream(endless()), 10)):
+        np.testing.assert_allclose(found.scores, wanted[number % 3].scores, rtol=1e-4)
+        assert len(read) == 4 * (number // 4 + 1)  # the batches so far, of 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": -1}, "batch_size must be an integer of at least 1; got -1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1; got 0"),
+        ({"batch_size": 2.0}, "batch_size must be an integer of at least 1; got 2.0"),
+        ({"score_threshold": 50}, r"score_threshold must be a number in \[0, 1\]; got 50"),
+        ({"score_threshold": "0.5"}, r"score_threshold must be a number in \[0, 1\]; got '0.5'"),
+        ({"iou_threshold": float("nan")}, r"iou_threshold must be a number in \[0, 1\]; got nan"),
+        ({"iou_threshold": -0.1}, r"iou_threshold must be a number in \[0, 1\]; got -0.1"),
+        ({"max_detections": 0}, "max_detections must be an integer of at least 1; got 0"),
+        ({"max_candidates": 400.0}, "max_candidates must be an integer of at least 1; got 400.0"),
+        ({"max_candidates": True}, "max_candidates must be an integer of at least 1; got True"),
+        ({"score_treshold": 0.5}, "an option must be one of score_threshold, .*; got 'score_treshold'"),
+    ],
+)
+def test_a_wrong_option_is_refused_when_the_detector_is_made(detector, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Detector(detector.model, detector.variables, ("bright", "dark"), **options)
+
+
+def test_options_may_be_numbers_of_numpy_and_the_ends_of_their_range(detector):
+    options = {"score_threshold": np.float32(0), "iou_threshold": 1, "max_detections": np.int64(3)}
+    found = Detector(detector.model, detector.variables, ("bright", "dark"), **options)(
+        [np.zeros((9, 9, 3), np.uint8)]
+    )
+    assert len(found[0].boxes) == 3
+
+
+def test_class_names_are_as_many_as_the_classes_of_the_model(detector):
+    with pytest.raises(ValueError, match="class_names must be 2 names; got 3"):
+        Detector(detector.model, detector.variables, ("bright", "dark", "grey"))
 
 
 def test_drawing_leaves_the_image_alone_and_marks_the_box():

@@ -1,17 +1,21 @@
 """Evaluation of a run on a few small images."""
 
 import json
+import runpy
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
-from launch import lines
+from absl import flags
+from launch import ROOT, lines
 from test_coco_loop import write_coco
 
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.data import Example
+from ssd_jax.data import Example, VOCFolder
 from ssd_jax.inference import load_detector
 from ssd_jax.loop.build import build
 from ssd_jax.loop.evaluate import Evaluator, evaluate, table
@@ -69,6 +73,49 @@ def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
     assert evaluate(workdir, split="train", step=3)["images"] == 8
     cut = evaluate(workdir, split="train[:2]")
     assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
+
+
+def test_evaluation_reads_every_image_once(data, monkeypatch):
+    """The batches carry the ground truth, and the images that are drawn were read for them."""
+    config = tiny.config(data)
+    run = build(config)
+    read = Counter()
+
+    def counted(self, index, get=VOCFolder.__getitem__):
+        read[index] += 1
+        return get(self, index)
+
+    monkeypatch.setattr(VOCFolder, "__getitem__", counted)
+    evaluator = Evaluator(run.model, run.eval_source, config, samples=2)
+    state = replicate(run.create())
+    first = evaluator(state.variables)
+    assert (first.finished, first.results["images"], len(evaluator.drawings())) == (True, 5, 2)
+    assert read == dict.fromkeys(range(5), 1)
+
+
+def test_an_evaluation_that_is_stopped_says_so_and_has_no_results(data):
+    config = tiny.config(data)
+    run = build(config)
+    evaluation = Evaluator(run.model, run.eval_source, config)(replicate(run.create()).variables, stops=lambda: True)
+    assert evaluation == (False, {}, [])
+
+
+def test_a_workdir_that_cannot_be_written_shows_its_numbers_first(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    blocked = tmp_path / "eval_val.json.partial"
+    blocked.mkdir()
+    known = set(flags.FLAGS)
+    try:
+        main = runpy.run_path(str(ROOT / "eval.py"))["main"]
+        flags.FLAGS(["eval.py", f"--workdir={tmp_path}"])
+        with pytest.raises(SystemExit, match=f"^error: {blocked}: Is a directory$"):
+            main(["eval.py"])
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+    out = capsys.readouterr().out
+    assert "mAP@0.5" in out and "on 5 images of val, step 6" in out and "written" not in out
 
 
 class Plain:
@@ -170,9 +217,8 @@ def test_a_class_that_training_does_not_know_is_refused_before_the_first_step(wo
 
 @pytest.mark.parametrize("difficult", [False, True])
 def test_a_training_split_without_an_object_is_refused_before_the_first_step(difficult, tmp_path):
-    root = tiny.write_voc(
-        tmp_path / "voc", tiny.Images(13), {"train": [0, 4, 8, 1] if difficult else [0, 4, 8], "val": [1]}
-    )
+    train_split = [0, 4, 8, 1] if difficult else [0, 4, 8]
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": train_split, "val": [1]})
     file = root / "Annotations" / "image-1.xml"
     file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
     config = tiny.config(root, **{"data.train_difficult": not difficult})

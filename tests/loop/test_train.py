@@ -17,7 +17,7 @@ from launch import lines, parameters
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import VOCFolder
-from ssd_jax.inference import to_pixels
+from ssd_jax.inference import Detections
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
@@ -107,12 +107,12 @@ def test_a_trace_of_a_few_steps_is_recorded_when_asked_for(tmp_path):
 
 
 def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, data, monkeypatch):
-    def signalled(*arguments):
+    def signalled(*arguments, make=Detections.from_model):
         signal.raise_signal(signal.SIGTERM)
-        return to_pixels(*arguments)
+        return make(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr("ssd_jax.loop.evaluate.to_pixels", signalled)
+        patched.setattr(Detections, "from_model", signalled)
         assert not train(tiny.config(data, steps=4), stopped)
     assert [line["step"] for line in lines(stopped)] == [2, 3, 4]
     assert train(tiny.config(data, steps=4), stopped)
@@ -196,7 +196,7 @@ def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
     ("changes", "message"),
     [
         ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
-        ({"data.source": "folder"}, r"a dataset is one of .*, or module:function; got 'folder'"),
+        ({"data.source": "folder"}, r"a dataset must be one of .*, or module:function; got 'folder'"),
         ({"batch_size": 6}, "batch_size must be a positive multiple of the 4 devices, got 6"),
         ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
     ],
@@ -210,7 +210,7 @@ def test_wrong_configs_are_refused_before_anything_is_trained(data, tmp_path, ch
 @pytest.mark.parametrize("split", ["test", "test:many", "dev:10"])
 def test_a_wrong_split_of_shapes_is_refused(tmp_path, split):
     config = tiny.config("", **{"data.source": "shapes", "data.train": split})
-    with pytest.raises(ValueError, match=f"train:LENGTH or test:LENGTH, got '{split}'"):
+    with pytest.raises(ValueError, match=f"train:LENGTH or test:LENGTH; got '{split}'"):
         train(config, tmp_path)
 
 
