@@ -1,4 +1,4 @@
-"""How good detections are: VOC's average precision, COCO's twelve numbers, precision and recall by threshold."""
+"""How good detections are, and why they err: VOC's AP, COCO's twelve numbers, curves, kinds of errors."""
 
 from ssd_jax.metrics.coco import COCOMetric, COCOResult, COCOTruth
 from ssd_jax.metrics.curves import (
@@ -10,6 +10,15 @@ from ssd_jax.metrics.curves import (
     precision_recall,
     recall_at_precision,
 )
+from ssd_jax.metrics.errors import (
+    Errors,
+    SizeBin,
+    confusion_matrix,
+    find_errors,
+    missed_without_prior,
+    recall_by_size,
+    suspect_annotations,
+)
 from ssd_jax.metrics.voc import COCO_IOU_THRESHOLDS, VOCMetric, VOCResult
 
 __all__ = [
@@ -19,11 +28,18 @@ __all__ = [
     "COCOResult",
     "COCOTruth",
     "Curve",
+    "Errors",
+    "SizeBin",
     "VOCMetric",
     "VOCResult",
     "average_recall",
     "best_f1",
+    "confusion_matrix",
+    "find_errors",
+    "missed_without_prior",
     "precision_at_recall",
     "precision_recall",
     "recall_at_precision",
+    "recall_by_size",
+    "suspect_annotations",
 ]

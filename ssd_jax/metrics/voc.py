@@ -39,6 +39,38 @@ class VOCResult(TypedDict):
     AR_over_iou: NotRequired[float]
 
 
+class ObjectTable(NamedTuple):
+    """The ground truth of all images, in the order in which it was added.
+
+    Attributes:
+      image: [n] number of the image, non-decreasing: 0 is the first that was added.
+      boxes: [n, 4] corners in pixels.
+      labels: [n].
+      difficult: [n] bool.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+
+
+class DetectionTable(NamedTuple):
+    """The detections of all images, in the order in which they were added.
+
+    Attributes:
+      image: [d] number of the image, non-decreasing: 0 is the first that was added.
+      boxes: [d, 4] corners in pixels.
+      labels: [d].
+      scores: [d].
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
 class Overlaps(NamedTuple):
     """Detections of one class by falling score, each with the object that it overlaps most.
 
@@ -211,26 +243,35 @@ class VOCMetric:
         return result
 
     def _overlaps_by_class(self) -> dict[str, Overlaps]:
-        if not self._image_ids:
-            raise ValueError("a metric must have at least one image; got none")
         if not self._overlaps:
             self._overlaps = dict(zip(self.class_names, self._find_overlaps(), strict=True))
         return self._overlaps
 
+    def tables(self) -> tuple[ObjectTable, DetectionTable]:
+        """Return the ground truth and the detections of all images.
+
+        Raises:
+          ValueError: if no image was added.
+        """
+        if not self._image_ids:
+            raise ValueError("a metric must have at least one image; got none")
+
+        def table(rows: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+            image = np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows])
+            return [image, *(np.concatenate(column) for column in zip(*rows, strict=True))]
+
+        return ObjectTable(*table(self._truth)), DetectionTable(*table(self._found))
+
     def _find_overlaps(self) -> Iterator[Overlaps]:
         """Yield the overlaps of each class."""
-        gt_boxes, gt_labels, difficult = (np.concatenate(column) for column in zip(*self._truth, strict=True))
-        boxes, labels, scores = (np.concatenate(column) for column in zip(*self._found, strict=True))
-        gt_image = np.repeat(np.arange(len(self._truth)), [len(row[1]) for row in self._truth])  # [N]
-        image = np.repeat(np.arange(len(self._found)), [len(row[1]) for row in self._found])  # [D]
+        truth, found = self.tables()
         for label in range(1, 1 + len(self.class_names)):
-            objects = np.flatnonzero(gt_labels == label)  # [n]
-            found = np.flatnonzero(labels == label)  # [d]
-            found = found[np.argsort(-scores[found], kind="stable")]
-            iou, nearest = _nearest(
-                boxes[found], image[found], gt_boxes[objects], gt_image[objects], inclusive=self.inclusive
-            )
-            yield Overlaps(scores[found], iou, nearest, difficult[objects])
+            objects = np.flatnonzero(truth.labels == label)  # [n]
+            own = np.flatnonzero(found.labels == label)  # [d]
+            own = own[np.argsort(-found.scores[own], kind="stable")]
+            d, g = pairs(found.image[own], truth.image[objects])
+            iou = pairs_iou(found.boxes[own][d], truth.boxes[objects][g], inclusive=self.inclusive)
+            yield Overlaps(found.scores[own], *best_of_pairs(d, g, iou, len(own)), truth.difficult[objects])
 
 
 def match_detections(overlaps: Overlaps, iou_threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -248,31 +289,40 @@ def match_detections(overlaps: Overlaps, iou_threshold: float) -> tuple[np.ndarr
     return true, ignored
 
 
-def _nearest(
-    boxes: np.ndarray, image: np.ndarray, gt_boxes: np.ndarray, gt_image: np.ndarray, *, inclusive: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each detection's largest IoU within its image [d] and the object [d] of that IoU; -1 and -1 for none.
+def pairs(image: np.ndarray, gt_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of all pairs of a detection [pairs] and an object [pairs] of the same image.
 
     Args:
-      boxes: [d, 4], detections in images [d].
-      image: [d].
-      gt_boxes: [n, 4], objects in images [n].
-      gt_image: [n], non-decreasing.
-      inclusive: as in `VOCMetric`.
+      image: [d] image of each detection.
+      gt_image: [n] image of each object, non-decreasing.
     """
     start = np.searchsorted(gt_image, image, side="left")  # [d]
     count = np.searchsorted(gt_image, image, side="right") - start  # [d]
     first = np.cumsum(count) - count  # [d] index of a detection's first pair
-    d = np.repeat(np.arange(len(boxes)), count)  # [pairs]
-    g = np.arange(len(d)) + np.repeat(start - first, count)  # [pairs]
-    edge = np.array([0, 0, 1, 1]) * inclusive  # from the last pixel inside to the edge of the box
-    iou = box.paired_iou(boxes[d] + edge, gt_boxes[g] + edge)  # [pairs]
-    best = np.lexsort((-iou, d))  # [pairs] by detection, then by falling IoU, then by object
+    d = np.repeat(np.arange(len(image)), count)
+    return d, np.arange(len(d)) + np.repeat(start - first, count)
 
-    some = count > 0  # [d]
-    overlap, nearest = np.full(len(boxes), -1.0), np.full(len(boxes), -1)
-    overlap[some], nearest[some] = iou[best[first[some]]], g[best[first[some]]]
-    return overlap, nearest
+
+def pairs_iou(boxes: np.ndarray, gt_boxes: np.ndarray, *, inclusive: bool) -> np.ndarray:
+    """Return the IoU [n] of boxes [n, 4] and gt_boxes [n, 4], row by row; `inclusive` as in `VOCMetric`."""
+    edge = np.array([0, 0, 1, 1]) * inclusive  # from the last pixel inside to the edge of the box
+    return box.paired_iou(boxes + edge, gt_boxes + edge)
+
+
+def best_of_pairs(d: np.ndarray, g: np.ndarray, iou: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each detection's largest IoU [n] and its object [n], the first of equals; -1 and -1 without a pair.
+
+    Args:
+      d: [pairs] detections, below n.
+      g: [pairs] objects.
+      iou: [pairs].
+      n: how many detections there are.
+    """
+    order = np.lexsort((g, -iou, d))  # by detection, then by falling IoU, then by object
+    detection, first = np.unique(d[order], return_index=True)
+    best_iou, best_object = np.full(n, -1.0), np.full(n, -1)
+    best_iou[detection], best_object[detection] = iou[order[first]], g[order[first]]
+    return best_iou, best_object
 
 
 def eleven_point(hits: np.ndarray, n_objects: int) -> float:

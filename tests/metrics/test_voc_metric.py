@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_jax.metrics import COCO_IOU_THRESHOLDS, VOCMetric, precision_at_recall, recall_at_precision
+from ssd_jax.metrics import COCO_IOU_THRESHOLDS, VOCMetric, find_errors, precision_at_recall, recall_at_precision
 
 NONE = (np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
 
@@ -396,3 +396,6 @@ def test_a_real_detector_on_voc2007():
     assert area["mAP"] == pytest.approx(0.6866, abs=5e-5)
     strict = m.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
     assert strict["mAP_by_iou"][0.5] == area["mAP"]
+    errors = find_errors(m)
+    assert errors.mAP == pytest.approx(area["mAP"], rel=1e-12)
+    assert sum(errors.fate != "ignored") == 12032 and len(errors.outcome) == 85633
