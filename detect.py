@@ -6,11 +6,10 @@ from ssd_jax.command import command, parse_flags, parse_step
 from ssd_jax.loop.detect import detect_images
 from ssd_jax.parallel import require_devices
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
-OUT = flags.DEFINE_string("out", None, "Folder for the drawings and detections.json.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the drawings and detections.json.", required=True)
 STEP = flags.DEFINE_string("step", None, "The checkpoint: a number, or best; default: the newest.")
 SCORE = flags.DEFINE_float("score", 0.4, "The lowest score of a detection that is kept.", 0.0, 1.0)
-flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main(argv: list[str]) -> None:

@@ -6,10 +6,9 @@ from ssd_jax.command import command, parse_flags, parse_step, refuse_arguments
 from ssd_jax.loop.evaluate import evaluate_checkpoint, table, write_results
 from ssd_jax.parallel import require_devices
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run.", required=True)
 SPLIT = flags.DEFINE_string("split", None, "A split of the run's data; default: the config's data.eval.")
 STEP = flags.DEFINE_string("step", None, "The checkpoint: a number, or best; default: the newest.")
-flags.mark_flag_as_required("workdir")
 
 
 def main(argv: list[str]) -> None:

@@ -16,14 +16,16 @@ from ssd_jax.loop.train import train
 from ssd_jax.parallel import is_first, join, require_devices
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or your own.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and logs go; the same workdir again resumes.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints and logs go; the same workdir again resumes.", required=True
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile and run a few steps; report the memory and time they take.")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of a few steps into the workdir's profile/.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of the processes of Slurm, Open MPI or a TPU pod.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "One of several processes: HOST:PORT of the first one.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:

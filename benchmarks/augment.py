@@ -65,7 +65,7 @@ def host_ms(batch, image_size, interpolations, repeat):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--step_ms", type=float, default=60.0)
@@ -76,7 +76,7 @@ def main():
     print(f"{'canvas':>6} {'size':>5}  {'options':28} {'device':>10} {'host':>10} {'ratio':>7} {'of a step':>10}")
     for (canvas, image_size), size in SIZES.items():
         batch = images(arguments.batch, canvas, size)
-        host = {
+        host: dict[tuple[str, ...], float] = {
             names: host_ms(batch, image_size, names, 10 * arguments.repeat) for names in (INTERPOLATIONS, ("linear",))
         }
         for name, options in OPTIONS.items():

@@ -7,6 +7,7 @@ of each and its ratio to ours. The naive formulations give the same answers as o
 """
 
 import argparse
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ from timing import Table, best_times, machine
 from ssd_jax import box, loss
 
 try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 except ImportError:
-    torch = None
+    torch: Any = None
 
 PRIORS = box.make_priors(box.SSD300_VOC)
 CORNERS = box.center_to_corner(PRIORS)

@@ -45,6 +45,9 @@ def drawn(count):
 class Images:
     """Files with three objects each, over and over, as long as VOC2007 and VOC2012 together."""
 
+    class_names = ("one", "two", "three")
+    inclusive = False
+
     def __init__(self, files, length=16_551):
         rng = np.random.default_rng(0)
         corner = rng.uniform(0, 0.5, (len(files), 3, 2))
@@ -59,6 +62,9 @@ class Images:
         return data.Example(
             str(index), self.files[k], self.boxes[k], np.array([1, 2, 3], np.int32), np.zeros(3, bool)
         )
+
+    def truth(self):
+        return None
 
 
 def decode(count, source):
@@ -114,7 +120,7 @@ def rate(run, count, source, repeat):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of JPEGs, instead of drawn ones")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=5)

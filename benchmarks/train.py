@@ -12,6 +12,7 @@ two cores for a few minutes.
 """
 
 import argparse
+import functools
 import gc
 import os
 import sys
@@ -64,10 +65,13 @@ class JaxStep:
         step = make_train_step(self.model, self.optimizer, self.priors, AugmentOptions())
         self.state = create_state(self.key, self.model, self.optimizer)
         self.compiled = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, self.key).compile()
-        self.gigabytes = self.compiled.memory_analysis().temp_size_in_bytes / 1e9
+        memory = self.compiled.memory_analysis()  # None where the backend does not know
+        self.gigabytes = memory.temp_size_in_bytes / 1e9 if memory else float("nan")
         images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
-        forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis()
-        self.operations = 3 * forward["flops"]  # the backward pass has two products for each of the forward pass
+        forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis() or {}
+        self.operations = 3 * forward.get(
+            "flops", float("nan")
+        )  # the backward pass has two products for each of the forward pass
 
     def step(self, batch):
         self.state, metrics = self.compiled(self.state, batch, self.key)
@@ -88,7 +92,7 @@ class JaxStep:
             canvas_size=CANVAS,
             max_boxes=SLOTS,
             seed=0,
-            threads=os.cpu_count(),
+            threads=os.cpu_count() or 1,
         )
 
         def run():
@@ -155,11 +159,11 @@ def batch_of(size):
 def import_torchvision():
     """Import torchvision, or return None; operators that do not load are declared, because training needs none."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     try:
-        import torchvision
+        import torchvision  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     except RuntimeError:  # "operator torchvision::nms does not exist"
@@ -170,7 +174,7 @@ def import_torchvision():
         import_torchvision.library = library  # definitions are lost when the library object is deleted
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        import torchvision
+        import torchvision  # pyright: ignore[reportMissingImports]
     return torchvision
 
 
@@ -178,7 +182,7 @@ class TorchvisionStep:
     """torchvision's SSD300, a batch on the device, and whether the network is compiled or eager."""
 
     def __init__(self, torchvision, batch_size, dtype):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
         self.mode = "compiled" if self.device == "cuda" else "eager"
@@ -213,7 +217,8 @@ class TorchvisionStep:
     def steps(self, count):
         for _ in range(count):
             with self.autocast:
-                loss = sum(self.model(self.images, self.targets).values())
+                losses = self.model(self.images, self.targets)
+                loss = losses["bbox_regression"] + losses["classification"]
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -246,15 +251,16 @@ def cell(table, rows, size, batch_size, dtype, peak, torchvision, options):
     name = f"SSD{size}", dtype, batch_size
     count = 10 if on_gpu() else 1
     step = unless_too_large(lambda: JaxStep(size, batch_size, dtype, options.width))
-    fits = step and unless_too_large(lambda: seconds(lambda: step.steps(1)))
-    if not fits:
+    if step is None or not unless_too_large(lambda: seconds(lambda: step.steps(1))):
         table.row(*name, *["out of memory"], *["-"] * 6)
         return
     other = None
     if torchvision and size == 300:
         other = unless_too_large(lambda: TorchvisionStep(torchvision, batch_size, dtype))
         other = other if other and unless_too_large(lambda: seconds(lambda: other.steps(1))) else None
-    variants = {"ssd_jax": lambda: step.steps(count)} | ({"torchvision": lambda: other.steps(count)} if other else {})
+    variants = {"ssd_jax": functools.partial(step.steps, count)}
+    if other:
+        variants["torchvision"] = functools.partial(other.steps, count)
     took = {name: t / count for name, t in best_times(variants, options.repeats).items()}
     rates = {name: batch_size / t for name, t in took.items()}
     del variants, other
