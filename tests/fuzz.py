@@ -110,7 +110,7 @@ def safetensors(tensors: dict[str, Any]) -> bytes:
 
 def read_weights(path: Path) -> Any:
     """Read a file of weights."""
-    from ssd_jax.pretrained.files import read_tensors
+    from ssd_jax.pretrained.tensors import read_tensors
 
     return read_tensors(path)
 

@@ -1,7 +1,7 @@
-"""Published weights: VGG16 trunks and trained SSDs of other projects, as parameters of our model."""
+"""Weights published by other projects, VGG16 and ResNet-50 backbones and trained SSDs, as parameters of our model."""
 
-from ssd_jax.pretrained.files import read_tensors
 from ssd_jax.pretrained.start import start_from, write_workdir
-from ssd_jax.pretrained.weights import Weights, export_torchvision, load
+from ssd_jax.pretrained.tensors import read_tensors
+from ssd_jax.pretrained.weights import Weights, load
 
-__all__ = ["Weights", "export_torchvision", "load", "read_tensors", "start_from", "write_workdir"]
+__all__ = ["Weights", "load", "read_tensors", "start_from", "write_workdir"]

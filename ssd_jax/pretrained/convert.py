@@ -1,4 +1,4 @@
-"""From others' tensors to our parameters: the pure arithmetic, one layer at a time."""
+"""Convert tensors of other projects to our parameters: the pure arithmetic, one layer at a time."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssd_jax.box import VARIANCES, PriorSpec, make_priors
-from ssd_jax.model import MEAN_COLOUR
 from ssd_jax.model.backbones.resnet import IMAGENET_MEAN
+from ssd_jax.preprocess import MEAN_COLOUR
 
 # What a network's first layer is fed.
 PIXELS = {
@@ -18,22 +18,25 @@ PIXELS = {
 IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
-def kernel_from(weight: np.ndarray) -> np.ndarray:
+def to_flax_kernel(weight: np.ndarray) -> np.ndarray:
     """Turn a kernel of torch and Caffe, `[out, in, height, width]`, into Flax's `[height, width, in, out]`."""
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
 
 
-def kernel_to(kernel: np.ndarray) -> np.ndarray:
-    """Turn a kernel of Flax, `[height, width, in, out]`, into that of torch and Caffe, `[out, in, height, width]`."""
-    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+def to_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert a first layer that is fed `pixels` to one that is fed RGB minus `MEAN_COLOUR`.
 
+    With "imagenet" the mean colours differ by up to 0.7 grey levels, which go into the bias. That is exact but for
+    the outermost pixels of the image, whose neighbours beyond the edge are zeros before and after. A layer without
+    bias is ResNet's: our ResNet subtracts the difference itself, which is exact everywhere.
 
-def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Convert a first layer `[k, k, 3, F]`, `[F]` fed `pixels`, a key of `PIXELS`, to RGB minus `MEAN_COLOUR`.
+    Args:
+      kernel: [k, k, 3, F].
+      bias: [F], or None.
+      pixels: a key of `PIXELS`.
 
-    With "imagenet" the mean colours differ by up to 0.7, which the bias takes up: exactly, but for the image's
-    outermost pixels, whose neighbours are zeros before and after. A layer without bias is ResNet's, which takes it
-    up itself, exactly everywhere.
+    Returns:
+      kernel and bias of the same shapes.
     """
     if pixels == "bgr":
         return kernel[:, :, ::-1], bias
@@ -44,39 +47,64 @@ def fed_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> 
     return kernel, bias
 
 
-def reduced_fc(fc6: np.ndarray, fc7: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Subsample VGG16's fc6 `[O, F * 7 * 7]` and fc7 `[O, O]` to kernels `[O/4, F, 3, 3]` and `[O/4, O/4, 1, 1]`.
+def reduce_fc(fc6: np.ndarray, fc7: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subsample VGG16's fully connected layers to convolutions.
 
-    Every fourth neuron and every third row and column stay, as in the paper (section 3) and ParseNet.
+    Every fourth neuron and every third row and column stay, as in the paper (section 3) and in ParseNet.
+
+    Args:
+      fc6: [O, F * 7 * 7].
+      fc7: [O, O].
+
+    Returns:
+      kernels [O / 4, F, 3, 3] and [O / 4, O / 4, 1, 1], in the order of torch and Caffe.
     """
     fc6 = fc6.reshape(len(fc6), -1, 7, 7)
     return fc6[::4, :, ::3, ::3], fc7[::4, ::4, None, None]
 
 
-def unclamped(kernel: np.ndarray, bias: np.ndarray | None, spec: PriorSpec, k: int, *, back: bool = False) -> tuple:
-    """Convert a head of offsets of map `k` for priors with sides cut to the image's, to `spec`'s own.
+def to_whole_priors(
+    kernel: np.ndarray, bias: np.ndarray | None, spec: PriorSpec, k: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert a head of offsets from priors whose sides are cut to the image's to those of `spec`.
 
-    With `r` a prior's side over the cut side, the same box has offsets `t / r` of its centre and `t - log(r) / v` of
-    its size: a change to the head's weights. `back` is the inverse.
+    With `r` a prior's side over the cut side and `v` a variance, the same box has offsets `t / r` of its centre and
+    `t - log(r) / v` of its size. Both are changes to the weights of the head.
+
+    Args:
+      kernel: [h, w, in, shapes * 4].
+      bias: [shapes * 4], or None.
+      spec: the priors.
+      k: index of the head's feature map.
+
+    Returns:
+      kernel and bias of the same shapes.
     """
-    sides = make_priors(spec)[_start(spec, k) :][: spec.per_cell[k], 2:].astype(np.float64)  # [shape, (w, h)]
+    start = sum(grid**2 * boxes for grid, boxes in zip(spec.grids[:k], spec.per_cell[:k], strict=True))
+    sides = make_priors(spec)[start:][: spec.per_cell[k], 2:].astype(np.float64)  # [shapes, (w, h)]
     ratio = sides / np.minimum(sides, 1)
-    if back:
-        ratio = 1 / ratio
-    scale = np.concatenate([1 / ratio, np.ones_like(ratio)], axis=1).ravel()  # [shape * 4]
+    scale = np.concatenate([1 / ratio, np.ones_like(ratio)], axis=1).ravel()  # [shapes * 4]
     shift = np.concatenate([np.zeros_like(ratio), np.log(ratio) / VARIANCES[2]], axis=1).ravel()
     return kernel * scale, None if bias is None else bias * scale - shift
 
 
-def _start(spec: PriorSpec, k: int) -> int:
-    return sum(grid**2 * boxes for grid, boxes in zip(spec.grids[:k], spec.per_cell[:k], strict=True))
+def select_classes(
+    kernel: np.ndarray, bias: np.ndarray, n_classes: int, keep: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep some labels of a head of logits.
 
+    Args:
+      kernel: [h, w, in, shapes * n_classes].
+      bias: [shapes * n_classes].
+      n_classes: with background.
+      keep: the labels to keep, in order, with background.
 
-def only_classes(kernel: np.ndarray, bias: np.ndarray, classes: int, keep: Sequence[int]) -> tuple:
-    """Keep the labels `keep` of a head of logits of `classes`, background included in both."""
+    Returns:
+      kernel [h, w, in, shapes * K] and bias [shapes * K], for K labels.
+    """
 
     def select(array: np.ndarray) -> np.ndarray:
-        chosen = array.reshape(*array.shape[:-1], -1, classes)[..., list(keep)]
-        return np.ascontiguousarray(chosen.reshape(*array.shape[:-1], math.prod(chosen.shape[-2:])))
+        kept = array.reshape(*array.shape[:-1], -1, n_classes)[..., list(keep)]
+        return np.ascontiguousarray(kept.reshape(*array.shape[:-1], math.prod(kept.shape[-2:])))
 
     return select(kernel), select(bias)

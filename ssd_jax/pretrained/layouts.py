@@ -1,6 +1,7 @@
-"""How others name and order the parameters of the networks we build.
+"""How other projects name the parameters of the networks that we build.
 
-A layout maps our layers to theirs, and says what their first layer is fed and what was done to the priors. Facts from
+A layout maps our layers to the tensors of a file, and says what the first layer is fed and how the priors differ from
+ours. The facts are from
 amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/vgg.py`, `models/resnet.py` and
 `models/detection/ssd.py`, and weiliu89/caffe `python/caffe/model_libs.py`.
 """
@@ -26,16 +27,17 @@ class Layout:
 
     Attributes:
       title: what to call it in messages.
-      layers: their name of each of our convolutions; the file has `name.weight` and, without BatchNorm, `name.bias`.
-      batch_norms: their name of the BatchNorm after each of our convolutions, if there are any.
-      norm: their tensor of conv4_3_norm's scale; empty in a backbone.
-      maps: how many feature maps have heads; 0 in a backbone.
+      layers: each of our convolutions, and its name in the file, which has `name.weight` and, without BatchNorm,
+        `name.bias`.
+      batch_norms: our convolutions that have a BatchNorm, and its name in the file.
+      norm: the file's tensor for the scale of conv4_3_norm; empty in a backbone.
+      maps: number of feature maps with heads; 0 in a backbone.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
-      clamped: the sides of priors are cut to the image's.
-      specs: the priors otherwise, of "voc" and of "coco".
-      datasets: which of the two by number of classes, background included.
-      trunk: which it has, as `SSD.backbone`.
-      unused: beginnings and ends of names in the file that nothing is made of.
+      clamped: whether the sides of priors are cut to the image's.
+      specs: the priors, apart from that, by dataset: "voc" and "coco".
+      datasets: the dataset by number of classes, background included.
+      backbone: name of the backbone, as `SSD.backbone`.
+      unused: beginnings and ends of names in the file that the network does not need.
     """
 
     title: str
@@ -52,63 +54,63 @@ class Layout:
 
     @property
     def first(self) -> str:
-        """The convolution that is fed the pixels."""
+        """Return the convolution that is fed the pixels."""
         return next(iter(self.layers))
 
     @property
     def leaves(self) -> dict[str, str]:
-        """Their tensor of each of our parameters and statistics."""
+        """Return each of our parameters and statistics, with the name of its tensor in the file."""
         leaves = {}
-        for ours, name in self.layers.items():
-            leaves[f"{ours}/conv/kernel"] = f"{name}.weight"
-            if ours not in self.batch_norms:
-                leaves[f"{ours}/conv/bias"] = f"{name}.bias"
-        for ours, name in self.batch_norms.items():
-            leaves |= {f"{ours}/norm/{leaf}": f"{name}.{theirs}" for leaf, theirs in BATCH_NORM.items()}
+        for layer, name in self.layers.items():
+            leaves[f"{layer}/conv/kernel"] = f"{name}.weight"
+            if layer not in self.batch_norms:
+                leaves[f"{layer}/conv/bias"] = f"{name}.bias"
+        for layer, name in self.batch_norms.items():
+            leaves |= {f"{layer}/norm/{leaf}": f"{name}.{tensor}" for leaf, tensor in BATCH_NORM.items()}
         return leaves | ({"conv4_3_norm/scale": self.norm} if self.norm else {})
 
 
 def backbone_layers(name: Callable[[int], str]) -> dict[str, str]:
     """Name VGG16's convolutions by their place in torch's list."""
-    return {f"trunk/{ours}": name(place) for ours, place in zip(CONVOLUTIONS, TORCH_PLACES, strict=True)}
+    return {f"trunk/{layer}": name(place) for layer, place in zip(CONVOLUTIONS, TORCH_PLACES, strict=True)}
 
 
 def reduced_backbone(prefix: str) -> dict[str, str]:
-    """Name them and fc6, fc7 as ssd.pytorch does."""
+    """Name VGG16's convolutions, fc6 and fc7 as ssd.pytorch does."""
     fc = {"trunk/fc6": f"{prefix}{FC6_PLACE}", "trunk/fc7": f"{prefix}{FC7_PLACE}"}
     return backbone_layers(lambda place: f"{prefix}{place}") | fc
 
 
 def extras(maps: int) -> list[str]:
-    """Our extra layers in order, below `maps` heads."""
+    """List our extra layers, in order, of a network with `maps` heads."""
     return [f"conv{number}_{k}" for number in range(6, 4 + maps) for k in (1, 2)]
 
 
-def numbered(ours: Iterable[str], theirs: str) -> dict[str, str]:
-    """Number their names."""
-    return {name: f"{theirs}.{i}" for i, name in enumerate(ours)}
+def numbered(layers: Iterable[str], prefix: str) -> dict[str, str]:
+    """Name layers by their place in a list of torch's."""
+    return {layer: f"{prefix}.{i}" for i, layer in enumerate(layers)}
 
 
 def heads(maps: int, loc: str, conf: str) -> dict[str, str]:
-    """Name the heads of each map."""
+    """Name the heads of each feature map."""
     return numbered((f"loc{k}" for k in range(maps)), loc) | numbered((f"conf{k}" for k in range(maps)), conf)
 
 
 def priors(maps: int, **changes: Any) -> dict[str, PriorSpec]:
-    """Give the priors of VOC and COCO with `maps` feature maps, but for `changes`."""
+    """Return the priors of VOC and COCO for `maps` feature maps, with `changes` made."""
     voc, coco = {6: (SSD300_VOC, SSD300_COCO), 7: (SSD512_VOC, SSD512_COCO)}[maps]
     return {"voc": dataclasses.replace(voc, **changes), "coco": dataclasses.replace(coco, **changes)}
 
 
 def ssd_pytorch(maps: int) -> Layout:
-    """Lay out ssd.pytorch's SSD, whose 300 is published."""
+    """Describe ssd.pytorch's SSD300, which is published, and its SSD512."""
     layers = reduced_backbone("vgg.") | numbered(extras(maps), "extras") | heads(maps, "loc", "conf")
     specs = priors(maps, clamp_centers=True)
     return Layout("an SSD of ssd.pytorch", layers, norm="L2Norm.weight", maps=maps, clamped=True, specs=specs)
 
 
 def lufficc(maps: int) -> Layout:
-    """Lay out lufficc's SSD300 and SSD512."""
+    """Describe lufficc's SSD300 and SSD512."""
     predictor = "box_head.predictor"
     layers = reduced_backbone("backbone.vgg.") | numbered(extras(maps), "backbone.extras")
     layers |= heads(maps, f"{predictor}.reg_headers", f"{predictor}.cls_headers")
@@ -121,15 +123,15 @@ def lufficc(maps: int) -> Layout:
 
 
 def torchvision_ssd() -> Layout:
-    """Lay out torchvision's ssd300_vgg16; its priors are COCO's whatever the classes."""
-    first, below = 23, {FC6_PLACE: "7.1", FC7_PLACE: "7.3"}  # the part after conv4_3 counts from pool4
+    """Describe torchvision's ssd300_vgg16, which has COCO's priors for any number of classes."""
+    first, below = 23, {FC6_PLACE: "7.1", FC7_PLACE: "7.3"}  # after conv4_3 the places count from pool4
 
     def name(place: int) -> str:
         return f"backbone.features.{place}" if place < first else f"backbone.extra.0.{place - first}"
 
     layers = backbone_layers(name)
     layers |= {f"trunk/fc{6 + k}": f"backbone.extra.0.{below[p]}" for k, p in enumerate((FC6_PLACE, FC7_PLACE))}
-    layers |= {ours: f"backbone.extra.{1 + i // 2}.{i % 2 * 2}" for i, ours in enumerate(extras(6))}
+    layers |= {layer: f"backbone.extra.{1 + i // 2}.{i % 2 * 2}" for i, layer in enumerate(extras(6))}
     layers |= heads(6, "head.regression_head.module_list", "head.classification_head.module_list")
     every = tuple((classes, "coco") for classes in range(2, 1000))
     return Layout(
@@ -143,7 +145,7 @@ def torchvision_ssd() -> Layout:
 
 
 def caffe_ssd(maps: int) -> Layout:
-    """Lay out the original."""
+    """Describe the original, in Caffe."""
     sources = ["conv4_3_norm", "fc7", *(f"conv{number}_2" for number in range(6, 4 + maps))]
     layers = {f"trunk/{name}": name for name in (*CONVOLUTIONS, "fc6", "fc7")}
     layers |= {name: name for name in extras(maps)}
@@ -154,16 +156,16 @@ def caffe_ssd(maps: int) -> Layout:
 
 
 def torchvision_resnet50() -> Layout:
-    """Lay out torchvision's ResNet-50, whose last stage and classifier SSD has no use for."""
+    """Describe torchvision's ResNet-50; an SSD does not use its last stage and its classifier."""
     layers, batch_norms = {"trunk/conv1": "conv1"}, {"trunk/conv1": "bn1"}
     for stage, (_, blocks, _) in enumerate(resnet.STAGES, start=1):
         for k in range(blocks):
-            ours, theirs = f"trunk/layer{stage}_{k}", f"layer{stage}.{k}"
-            layers |= {f"{ours}/conv{i}": f"{theirs}.conv{i}" for i in (1, 2, 3)}
-            batch_norms |= {f"{ours}/conv{i}": f"{theirs}.bn{i}" for i in (1, 2, 3)}
+            block, name = f"trunk/layer{stage}_{k}", f"layer{stage}.{k}"
+            layers |= {f"{block}/conv{i}": f"{name}.conv{i}" for i in (1, 2, 3)}
+            batch_norms |= {f"{block}/conv{i}": f"{name}.bn{i}" for i in (1, 2, 3)}
             if k == 0:
-                layers[f"{ours}/downsample"] = f"{theirs}.downsample.0"
-                batch_norms[f"{ours}/downsample"] = f"{theirs}.downsample.1"
+                layers[f"{block}/downsample"] = f"{name}.downsample.0"
+                batch_norms[f"{block}/downsample"] = f"{name}.downsample.1"
     return Layout(
         "torchvision's ResNet-50",
         layers,
@@ -174,7 +176,7 @@ def torchvision_resnet50() -> Layout:
     )
 
 
-# A file is of the first layout whose tell-tale tensor it has.
+# The layout of a file is the first of these whose tensor, named here, is in the file.
 LAYOUTS: tuple[tuple[str, Layout], ...] = (
     ("backbone.scale_weight", torchvision_ssd()),
     ("box_head.predictor.cls_headers.6.weight", lufficc(7)),

@@ -1,6 +1,5 @@
-"""Start a training from weights, and put published weights into a workdir."""
+"""Start a training from published weights, and make a workdir of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.files import write_text
+from ssd_jax.files import write_json
 from ssd_jax.model import describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
 PyTree = Any
 CLASS_HEADS = "params/conf"
+# Fields of a config: where the dataset whose priors a network has is usually evaluated.
 DATA = {
     "voc": {"source": "voc_folder", "train": "trainval", "eval": "test"},
     "coco": {"source": "coco_json", "train": "train2017", "eval": "val2017"},
@@ -28,11 +28,12 @@ def start_from(
 ) -> tuple[dict[str, PyTree], str]:
     """Replace initial variables by those of a file of published weights, or of a workdir's newest checkpoint.
 
-    A backbone file gives the backbone. A detector gives everything, except class heads where its classes differ.
+    A file of a backbone gives the backbone. A detector gives everything; if its classes differ, everything but the
+    class heads.
 
     Args:
       path: a file that `load` reads, or the workdir of a run or of an import.
-      variables: {"params": ..., "batch_stats": ...} of the model to train, initialised.
+      variables: {"params": ..., "batch_stats": ...}, the initial ones of the model to train.
       class_names: of that model, in the order of its labels.
       width: of that model.
 
@@ -56,56 +57,51 @@ def start_from(
 
     if backbone:
         wanted, taken = set(loaded), "the backbone is taken"
-    elif names == tuple(class_names) or (names is None and _shapes(loaded, heads) == _shapes(current, heads)):
+    elif names == tuple(class_names) or (names is None and _same_shapes(loaded, current, heads)):
         wanted, taken = set(current), "all of it is taken"
     else:
         loaded = {name: array for name, array in loaded.items() if not name.startswith(CLASS_HEADS)}
-        wanted, taken = set(current) - heads, "all of it is taken but the class heads, since it knows other classes"
+        wanted, taken = set(current) - heads, "all of it is taken but the class heads, because its classes differ"
     for name in sorted(wanted | set(loaded)):
-        there, here = (f"shape {list(tree[name].shape)}" if name in tree else "nothing" for tree in (loaded, current))
-        if there != here:
-            raise ValueError(f"{path} is of another model: {name} has {there} in it and {here} in the model to train")
+        got, rule = (f"shape {list(tree[name].shape)}" if name in tree else "no value" for tree in (loaded, current))
+        if got != rule:
+            raise ValueError(f"{path}: {name} must have {rule}, as in the model to train; got {got}")
     merged = unflatten_dict({name: jnp.asarray(array) for name, array in (current | loaded).items()}, sep="/")
     return {"params": merged["params"], "batch_stats": merged.get("batch_stats", {})}, f"{path} ({what}): {taken}"
 
 
 def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[str], *, root: str = "") -> None:
-    """Write a workdir on which `eval.py` and `detect.py` work: `config.json`, and a checkpoint of step 0.
+    """Write a workdir that `eval.py` and `detect.py` can use: `config.json`, and a checkpoint of step 0.
 
     Args:
       weights: of a detector.
-      workdir: made if it is missing; it must hold no checkpoint.
+      workdir: made if it is missing; it must have no checkpoint.
       class_names: of labels 1, 2, ....
       root: the folder of the dataset to evaluate on.
+
+    Raises:
+      ValueError: for a backbone, for another number of class names, or if there is a checkpoint already.
     """
     workdir = Path(workdir)
     if weights.model is None:
         raise ValueError(
-            f"a detector is needed, got a backbone, {weights.title}: name it in config.init_from of a training"
+            f"weights of a workdir must be a detector's; got {weights.title}, which config.init_from takes"
         )
     if len(class_names) != weights.model.num_classes - 1:
-        raise ValueError(f"the weights have {weights.model.num_classes - 1} classes, got {len(class_names)} names")
+        raise ValueError(f"class_names must be {weights.model.num_classes - 1}; got {len(class_names)}")
     params = unflatten_dict(_initial(weights) | weights.params, sep="/")
     batch_stats = unflatten_dict(weights.batch_stats, sep="/")
     description = {"model": describe(weights.model), "class_names": list(class_names)}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
-            raise ValueError(f"{workdir} holds a checkpoint already: choose another --workdir")
+            raise ValueError(f"{workdir}: the workdir must have no checkpoint; got one that has")
         checkpoints.save(0, {"step": np.int32(0), "params": params, "batch_stats": batch_stats}, description)
-    data = DATA[weights.dataset] | {
-        "root": root,
-        "class_names": list(class_names),
-        "drop_other_classes": False,
-        "strict": False,
-        "max_unreadable": 10,
-        "threads": 4,
-    }
-    config = {"imported": [weights.title, *weights.notes], "data": data, "eval": {"batch_size": 32}}
-    write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+    data = DATA[weights.dataset] | {"root": root, "class_names": list(class_names)}
+    write_json(workdir / "config.json", {"imported": [weights.title, *weights.notes], "data": data})
 
 
 def _initial(weights: Weights) -> dict[str, Any]:
-    """Draw initial parameters, if any are missing."""
+    """Return initial parameters if some are missing."""
     if set(weights.params) == set(flatten_dict(variable_shapes(weights.model)["params"], sep="/")):
         return {}
     return flatten_dict(initialise(weights.model, jax.random.key(0))["params"], sep="/")
@@ -122,5 +118,5 @@ def _flat(variables: dict[str, PyTree]) -> dict[str, Any]:
     return flatten_dict({name: tree for name, tree in variables.items() if tree}, sep="/")
 
 
-def _shapes(tensors: dict[str, Any], names: set[str]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in tensors.items() if name in names}
+def _same_shapes(a: dict[str, Any], b: dict[str, Any], names: set[str]) -> bool:
+    return all(name in a and name in b and a[name].shape == b[name].shape for name in names)

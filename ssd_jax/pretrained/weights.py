@@ -3,36 +3,35 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from ssd_jax.box import SSD300_COCO, SSD300_VOC, PriorSpec
+from ssd_jax.box import SSD300_VOC, PriorSpec
 from ssd_jax.data.classes import COCO_IDS, NAMES
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
-from ssd_jax.pretrained.files import read_tensors
 from ssd_jax.pretrained.layouts import LAYOUTS, Layout
+from ssd_jax.pretrained.tensors import read_tensors
 
-PyTree = Any
 Tensors = dict[str, np.ndarray]
 FC = ("trunk/fc6", "trunk/fc7")
 STATISTICS = ("/norm/mean", "/norm/var")
+COCO_LABELS = 91  # of torchvision's detectors, background included
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a file holds, in our terms.
+    """The content of a file of weights, with our names and conventions.
 
     Attributes:
-      title: what kind of file it is.
-      params: parameters by name, such as "trunk/conv1_1/conv/kernel"; those of the backbone alone for a backbone.
+      title: the kind of file, such as "an SSD of Caffe".
+      params: parameters by name, such as "trunk/conv1_1/conv/kernel"; of the backbone alone for a backbone.
       batch_stats: statistics of BatchNorm by name, such as "trunk/conv1/norm/mean".
-      model: the network they are of; None for a backbone.
-      dataset: "voc" or "coco": whose priors it has; None for a backbone.
-      class_names: of labels 1, 2, ...; None if not known.
-      notes: what is not as in the file, or not in it, a line each.
+      model: the network; None for a backbone.
+      dataset: "voc" or "coco", the dataset whose priors it has; None for a backbone.
+      class_names: of labels 1, 2, ...; None if they are not known.
+      notes: what was changed or is missing, one line each.
     """
 
     title: str
@@ -51,58 +50,43 @@ def load(
     priors: str | None = None,
     unknown_priors: str | None = None,
     partial: bool = False,
-    every_label: bool = False,
     width: float = 1.0,
 ) -> Weights:
-    """Read a file of published weights; its tensors' names tell which network it is.
+    """Read a file of published weights; the names of its tensors tell which network it is.
 
     Args:
       path: a `.pth`, `.safetensors` or `.caffemodel`.
-      pixels: what its first layer is fed, a key of `convert.PIXELS`; the usual of its kind unless given.
-      priors: "voc" or "coco", whose priors it was trained on; by its number of classes unless given.
-      unknown_priors: "voc" or "coco", whose to assume where the number of classes tells neither, instead of an error.
-      partial: take what fits; otherwise a tensor that is missing, misshapen or unknown is an error.
-      every_label: keep the ten labels of torchvision's 91 that COCO has no class for.
+      pixels: what its first layer is fed, a key of `convert.PIXELS`. By default, what is usual for its kind.
+      priors: "voc" or "coco", the dataset whose priors it was trained with. By default, the number of classes tells.
+      unknown_priors: "voc" or "coco", to assume where the number of classes tells neither; None for an error.
+      partial: take the tensors that fit. Otherwise one that is missing, misshapen or unknown is an error.
       width: of the network, as `SSD.width`.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: in one line, for one that does not fit, naming the tensor, its shape and the one expected.
+      ValueError: in one line, for a file that does not fit; it names the tensor, its shape and the one expected.
     """
     tensors = read_tensors(path)
-    layout = next((layout for telltale, layout in LAYOUTS if telltale in tensors), None)
-    if layout is None:
-        raise ValueError(
-            f"{path} is of none of the networks known here ({', '.join(layout.title for _, layout in LAYOUTS)}): "
-            f"its tensors are {', '.join(list(tensors)[:4])}, ..."
-        )
+    layout = _layout(path, tensors)
     notes: list[str] = []
     if not layout.maps and FC[0] in layout.layers:
         tensors, layout = _with_reduced_fc(tensors, layout, notes)
     pixels = pixels or layout.pixels
     if pixels not in convert.PIXELS:
-        raise ValueError(f"pixels must be one of {', '.join(convert.PIXELS)}, got {pixels!r}")
+        raise ValueError(f"pixels must be one of {', '.join(convert.PIXELS)}; got {pixels!r}")
 
     dataset = _dataset(path, tensors, layout, priors, unknown_priors) if layout.maps else None
     spec = layout.specs[dataset or "voc"]
-    classes = _classes(path, tensors, layout) if layout.maps else 2
+    n_classes = _count_classes(path, tensors, layout) if layout.maps else 2
     norm = "batch" if layout.batch_norms else None
-    model = SSD(classes, spec, width=width, norm=norm, backbone=layout.backbone)
-    theirs = _fitting(path, tensors, layout, _shapes(model), partial, notes)
-    params = from_theirs(theirs, layout, spec, pixels)
+    model = SSD(n_classes, spec, width=width, norm=norm, backbone=layout.backbone)
+    params = to_params(_fitting(path, tensors, layout, model, partial, notes), layout, spec, pixels)
     batch_stats = {name: params.pop(name) for name in list(params) if name.endswith(STATISTICS)}
-
+    if layout.maps and n_classes == COCO_LABELS:
+        model = model.clone(num_classes=1 + len(COCO_IDS))
+        params |= _coco_classes(params, layout)
+        notes.append("of 91 labels, the ten that are no class of COCO are removed")
     names = NAMES.get(dataset)
-    if layout.maps and model.num_classes == 91 and not every_label:
-        model = model.clone(num_classes=81)
-        keep = (0, *COCO_IDS)
-        for k in range(layout.maps):
-            leaves = [f"conf{k}/conv/{leaf}" for leaf in ("kernel", "bias")]
-            if all(leaf in params for leaf in leaves):
-                params.update(
-                    zip(leaves, convert.only_classes(*(params[leaf] for leaf in leaves), 91, keep), strict=True)
-                )
-        notes.append("of 91 labels, the ten that COCO has no class for are left out")
     known = names is not None and len(names) == model.num_classes - 1
     return Weights(
         layout.title,
@@ -115,141 +99,150 @@ def load(
     )
 
 
-def from_theirs(theirs: Tensors, layout: Layout, spec: PriorSpec, pixels: str) -> Tensors:
-    """Turn tensors of `layout` into our parameters and statistics; those that are missing stay so."""
-    params = {ours: theirs[name] for ours, name in layout.leaves.items() if name in theirs}
-    params = {name: convert.kernel_from(a) if a.ndim == 4 else a for name, a in params.items()}
-    _change(params, layout.first, lambda kernel, bias: convert.fed_our_pixels(kernel, bias, pixels))
+def to_params(tensors: Tensors, layout: Layout, spec: PriorSpec, pixels: str) -> Tensors:
+    """Convert tensors of a file to our parameters and statistics; those that the file lacks are missing.
+
+    Args:
+      tensors: by the names of the file.
+      layout: of the file.
+      spec: the priors, without the cut that `layout.clamped` tells of.
+      pixels: what the first layer is fed, a key of `convert.PIXELS`.
+
+    Returns:
+      float32 arrays by our names.
+    """
+    params = {ours: tensors[name] for ours, name in layout.leaves.items() if name in tensors}
+    params = {name: convert.to_flax_kernel(a) if a.ndim == 4 else a for name, a in params.items()}
+    _change(params, layout.first, lambda kernel, bias: convert.to_our_pixels(kernel, bias, pixels))
     if layout.clamped:
         for k in range(layout.maps):
-            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k))
+            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.to_whole_priors(kernel, bias, spec, k))
     return {name: np.ascontiguousarray(array, np.float32) for name, array in params.items()}
 
 
-def to_theirs(params: Tensors, layout: Layout, spec: PriorSpec) -> Tensors:
-    """Turn our parameters into tensors of `layout`: the inverse of `from_theirs`, for layouts fed "rgb" or "bgr"."""
-    params = dict(params)
-    _change(params, layout.first, lambda kernel, bias: convert.fed_our_pixels(kernel, bias, layout.pixels))
-    if layout.clamped:
-        for k in range(layout.maps):
-            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.unclamped(kernel, bias, spec, k, back=True))
-    theirs = {name: params[ours] for ours, name in layout.leaves.items()}
-    theirs = {name: convert.kernel_to(a) if a.ndim == 4 else a for name, a in theirs.items()}
-    return {name: np.ascontiguousarray(array, np.float32) for name, array in theirs.items()}
-
-
-def export_torchvision(variables: PyTree, model: SSD) -> Tensors:
-    """Return the state dict of torchvision's ssd300_vgg16 that computes what `model` does with `variables`."""
-    layout = dict(LAYOUTS)["backbone.scale_weight"]
-    wanted = dataclasses.replace(SSD300_COCO, truncate=model.spec.truncate)
-    if model.spec != wanted or model.norm is not None:
-        raise ValueError(f"torchvision's SSD has the priors of SSD300 on COCO and no normalisation, got {model}")
-    params = {name: np.asarray(a) for name, a in flatten_dict(variables["params"], sep="/").items()}
-    return to_theirs(params, layout, model.spec)
-
-
-def _change(params: Tensors, layer: str, change: Callable[..., tuple]) -> None:
+def _change(params: Tensors, layer: str, change: Callable[..., tuple[np.ndarray, np.ndarray | None]]) -> None:
+    """Replace a layer's kernel and bias by `change(kernel, bias)`, if the kernel is there."""
     kernel, bias = f"{layer}/conv/kernel", f"{layer}/conv/bias"
     if kernel in params:
         changed = zip((kernel, bias), change(params[kernel], params.get(bias)), strict=True)
         params.update({name: array for name, array in changed if array is not None})
 
 
+def _coco_classes(params: Tensors, layout: Layout) -> Tensors:
+    """Return the class heads without the labels that are no class of COCO."""
+    heads: Tensors = {}
+    for k in range(layout.maps):
+        leaves = [f"conf{k}/conv/{leaf}" for leaf in ("kernel", "bias")]
+        if all(leaf in params for leaf in leaves):
+            kept = convert.select_classes(*(params[leaf] for leaf in leaves), COCO_LABELS, (0, *COCO_IDS))
+            heads.update(zip(leaves, kept, strict=True))
+    return heads
+
+
+def _layout(path: str | Path, tensors: Tensors) -> Layout:
+    layout = next((layout for name, layout in LAYOUTS if name in tensors), None)
+    if layout is None:
+        known = ", ".join(layout.title for _, layout in LAYOUTS)
+        some = ", ".join(list(tensors)[:4])
+        raise ValueError(f"{path}: the network must be one of {known}; got one with the tensors {some}, ...")
+    return layout
+
+
 def _with_reduced_fc(tensors: Tensors, layout: Layout, notes: list[str]) -> tuple[Tensors, Layout]:
     """Turn whole fc6 and fc7 into the paper's convolutions; note it if there are none.
 
-    torchvision publishes the features of ssd.pytorch's VGG16 in the shape of its own, with a classifier that is not
-    finite; those are fed our pixels.
+    torchvision publishes the features of ssd.pytorch's VGG16 with its own names, and with a classifier of values that
+    are not finite. That file is fed our pixels.
     """
     fc6, fc7 = (layout.layers[layer] for layer in FC)
     names = [f"{name}.{part}" for name in (fc6, fc7) for part in ("weight", "bias")]
     found = [name for name in names if name in tensors and np.isfinite(tensors[name]).all()]
     if not found:
-        layers = {ours: name for ours, name in layout.layers.items() if ours not in FC}
-        notes.append("fc6 and fc7 are not in it and keep their initial values")
+        layers = {layer: name for layer, name in layout.layers.items() if layer not in FC}
+        notes.append("it has no fc6 and fc7: they keep their initial values")
+        pixels = "rgb" if layout.pixels == "imagenet" else layout.pixels
         unused = (*layout.unused, f"{fc6}.", f"{fc7}.")
-        return tensors, dataclasses.replace(layout, layers=layers, pixels=_without_fc(layout), unused=unused)
+        return tensors, dataclasses.replace(layout, layers=layers, pixels=pixels, unused=unused)
     weight6, weight7 = (tensors.get(f"{name}.weight", np.zeros(())).squeeze() for name in (fc6, fc7))
     whole = weight6.ndim == 2 and weight6.shape[1] % 49 == 0 and weight7.ndim == 2
     if not whole or any(name not in tensors for name in names):
         return tensors, layout
-    weight6, weight7 = convert.reduced_fc(weight6, weight7)
+    weight6, weight7 = convert.reduce_fc(weight6, weight7)
     biases = {f"{name}.bias": tensors[f"{name}.bias"].squeeze()[::4] for name in (fc6, fc7)}
     notes.append("fc6 and fc7 are subsampled to 3x3 and 1x1 convolutions")
     return tensors | biases | {f"{fc6}.weight": weight6, f"{fc7}.weight": weight7}, layout
 
 
-def _without_fc(layout: Layout) -> str:
-    return "rgb" if layout.pixels == "imagenet" else layout.pixels
-
-
-def _classes(path: str | Path, tensors: Tensors, layout: Layout) -> int:
+def _count_classes(path: str | Path, tensors: Tensors, layout: Layout) -> int:
+    """Return the number of classes, background included, by the bias of the first class head."""
     name = f"{layout.layers['conf0']}.bias"
     if name not in tensors:
-        raise ValueError(f"{path}, {layout.title}, is incomplete: it has no {name}")
+        raise ValueError(f"{path}: {layout.title} must have a tensor {name}; got none")
     size, per_cell = tensors[name].size, SSD300_VOC.per_cell[0]
     if size % per_cell or size < 2 * per_cell:
         raise ValueError(
-            f"{path}, {layout.title}: {name} has shape {list(tensors[name].shape)}, expected {per_cell} for each of "
-            "at least two classes"
+            f"{path}: {name} of {layout.title} must have {per_cell} numbers for each of at least two classes; got "
+            f"shape {list(tensors[name].shape)}"
         )
     return size // per_cell
 
 
 def _dataset(path: str | Path, tensors: Tensors, layout: Layout, priors: str | None, unknown: str | None) -> str:
+    """Return the name of the dataset whose priors the file has."""
     if priors is not None and priors not in NAMES:
-        raise ValueError(f"priors must be one of {', '.join(NAMES)}, got {priors!r}")
-    classes = _classes(path, tensors, layout)
-    dataset = priors or dict(layout.datasets).get(classes, unknown)
+        raise ValueError(f"priors must be one of {', '.join(NAMES)}; got {priors!r}")
+    n_classes = _count_classes(path, tensors, layout)
+    dataset = priors or dict(layout.datasets).get(n_classes, unknown)
     if dataset is None:
         raise ValueError(
-            f"{path}, {layout.title}, has {classes} classes, and VOC 21, COCO 81: say whose priors it was trained "
-            "with, --priors=voc or --priors=coco"
+            f"{path}: {layout.title} must have the 21 classes of VOC or the 81 of COCO, or be imported with "
+            f"--priors=voc or --priors=coco, whose priors it was trained with; got {n_classes} classes"
         )
     return dataset
 
 
-def _shapes(model: SSD) -> dict[str, tuple[int, ...]]:
-    """Shapes of parameters and of statistics, whose names differ."""
-    trees = variable_shapes(model).values()
-    return {name: leaf.shape for tree in trees for name, leaf in flatten_dict(tree, sep="/").items()}
-
-
 def _fitting(
-    path: str | Path,
-    tensors: Tensors,
-    layout: Layout,
-    shapes: dict[str, tuple[int, ...]],
-    partial: bool,
-    notes: list[str],
+    path: str | Path, tensors: Tensors, layout: Layout, model: SSD, partial: bool, notes: list[str]
 ) -> Tensors:
-    """Check names and shapes against those of our model; return the tensors that fit."""
+    """Compare names and shapes with those of the model; return the tensors that fit."""
+    wanted = _wanted_shapes(layout, model)
+    wrong, fitting = [], {}
+    for name, shape in wanted.items():
+        array = tensors.get(name)
+        if array is not None and len(shape) == 1:
+            array = _without_leading_ones(array)
+        if array is None:
+            wrong.append(f"{name} must have shape {list(shape)}; got no such tensor")
+        elif array.shape != shape:
+            wrong.append(f"{name} must have shape {list(shape)}; got {list(array.shape)}")
+        elif not np.isfinite(array).all():
+            wrong.append(f"{name} of shape {list(shape)} must be finite; got values that are not")
+        else:
+            fitting[name] = array.astype(np.float32)
+    for name, array in tensors.items():
+        if name not in wanted and not (name.startswith(layout.unused) or name.endswith(layout.unused)):
+            wrong.append(f"every tensor must be one of the network's; got {name} of shape {list(array.shape)}")
+    if wrong and not partial:
+        more = f"; {len(wrong) - 1} more do not fit" if wrong[1:] else ""
+        raise ValueError(f"{path}: as {layout.title}, {wrong[0]}{more}")
+    if not fitting:
+        raise ValueError(f"{path}: as {layout.title}, some tensor must fit; got none: {wrong[0]}")
+    notes += [f"skipped: {line}" for line in wrong]
+    return fitting
+
+
+def _wanted_shapes(layout: Layout, model: SSD) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the tensors of a file must have, by the file's names."""
+    trees = variable_shapes(model).values()
+    shapes = {name: leaf.shape for tree in trees for name, leaf in flatten_dict(tree, sep="/").items()}
     wanted = {}
     for ours, name in layout.leaves.items():
         shape = shapes[ours]
         wanted[name] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
-    wrong, theirs = [], {}
-    for name, shape in wanted.items():
-        array = tensors.get(name)
-        if array is not None and len(shape) == 1:  # Caffe used to give biases four axes
-            array = array.reshape(
-                array.shape[next((i for i, n in enumerate(array.shape) if n != 1), array.ndim - 1) :]
-            )
-        if array is None:
-            wrong.append(f"it has no {name}, expected shape {list(shape)}")
-        elif array.shape != shape:
-            wrong.append(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
-        elif not np.isfinite(array).all():
-            wrong.append(f"{name} of shape {list(shape)} has values that are not finite")
-        else:
-            theirs[name] = array.astype(np.float32)
-    for name, array in tensors.items():
-        if name not in wanted and not (name.startswith(layout.unused) or name.endswith(layout.unused)):
-            wrong.append(f"it has a tensor {name} of shape {list(array.shape)}, expected none of this name")
-    if wrong and not partial:
-        more = f"; and {len(wrong) - 1} more that do not fit" if wrong[1:] else ""
-        raise ValueError(f"{path}, {layout.title}: {wrong[0]}{more}")
-    if not theirs:
-        raise ValueError(f"{path}, {layout.title}: nothing in it fits: {wrong[0]}")
-    notes += [f"left out: {line}" for line in wrong]
-    return theirs
+    return wanted
+
+
+def _without_leading_ones(array: np.ndarray) -> np.ndarray:
+    """Return a bias [1, 1, 1, N], as Caffe used to write it, as [N]."""
+    first = next((axis for axis, n in enumerate(array.shape) if n != 1), array.ndim - 1)
+    return array.reshape(array.shape[first:])

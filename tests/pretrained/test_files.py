@@ -13,7 +13,7 @@ import pytest
 import writers
 from writers import Call, Global, Persistent, Saved, caffemodel, legacy_bytes, pth, zip_bytes
 
-from ssd_jax.pretrained.files import read_tensors
+from ssd_jax.pretrained.tensors import read_tensors
 
 LARGEST = (1 << 63) - 1
 

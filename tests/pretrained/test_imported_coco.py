@@ -42,8 +42,8 @@ def test_eval_of_an_imported_workdir(tmp_path, monkeypatch):
     weights = tmp_path / "vgg_ssd300_coco.pth"
     weights.write_bytes(pth(reference.random_tensors(reference.lufficc(6), 6, 81)))
     root = write_coco(tmp_path / "coco")
-    said = command.run([str(weights), f"--workdir={tmp_path / 'run'}", f"--root={root}"])
-    assert "an SSD of lufficc/SSD; 300 pixels, 80 classes, priors of COCO; written to" in said
+    line = command.run([str(weights), f"--workdir={tmp_path / 'run'}", f"--root={root}"])
+    assert "an SSD of lufficc/SSD; 300 pixels, 80 classes, priors of COCO; written to" in line
 
     evaluation = [sys.executable, "eval.py", f"--workdir={tmp_path / 'run'}"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, optimised

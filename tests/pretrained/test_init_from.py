@@ -51,14 +51,14 @@ def config_of(data, **changes):
 def test_a_fine_tune_takes_all_but_the_class_heads_says_so_and_trains(data, published, tmp_path, capsys):
     config = config_of(data, init_from=str(published))
     assert train(config, tmp_path / "run")
-    (said,) = [line for line in capsys.readouterr().out.splitlines() if "starting from" in line]
-    assert said.endswith(
-        f"starting from {published} (an SSD of ssd.pytorch): all of it is taken but the class heads, since it knows "
-        "other classes"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "starting from" in line]
+    assert line.endswith(
+        f"starting from {published} (an SSD of ssd.pytorch): all of it is taken but the class heads, because "
+        "its classes differ"
     )
     assert f"starting from {published} (" in dry_run(config, steps=1)
-    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in logged if "loss" in line]  # the others are evaluations
+    logged = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in logged if "loss" in row]  # the others are evaluations
     assert len(losses) == 2
     assert np.isfinite(losses).all()
     with Checkpoints(tmp_path / "run" / "checkpoints", create=False) as checkpoints:

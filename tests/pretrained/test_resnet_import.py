@@ -26,20 +26,20 @@ def write(folder, tensors, name="resnet50.pth"):
     return path
 
 
-def trunk_of(weights):
-    """Return the trunk's variables."""
+def backbone_variables(weights):
+    """Return the variables of the backbone."""
     return {
         "params": unflatten_dict(weights.params, sep="/")["trunk"],
         "batch_stats": unflatten_dict(weights.batch_stats, sep="/")["trunk"],
     }
 
 
-def trunk(width):
+def backbone(width):
     return ResNet50(functools.partial(ConvBlock, norm="batch"), width)
 
 
 @pytest.mark.parametrize("side", [75, 64])
-def test_the_trunk_computes_what_torchvisions_does(tmp_path, side):
+def test_the_backbone_computes_what_torchvisions_does(tmp_path, side):
     tensors = reference.resnet_tensors()
     weights = load(write(tmp_path, tensors), width=reference.WIDTH)
     assert weights.title == "torchvision's ResNet-50"
@@ -47,8 +47,8 @@ def test_the_trunk_computes_what_torchvisions_does(tmp_path, side):
     assert weights.notes == ()
     image = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
     expected = reference.resnet_forward(tensors, (image.transpose(2, 0, 1) / 255 - MEAN) / DEVIATION)
-    apply = jax.jit(functools.partial(trunk(reference.WIDTH).apply, train=False))
-    (got,) = apply(trunk_of(weights), preprocess(image[None]))
+    apply = jax.jit(functools.partial(backbone(reference.WIDTH).apply, train=False))
+    (got,) = apply(backbone_variables(weights), preprocess(image[None]))
     assert np.std(expected) > 1
     np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected, atol=1e-4 * np.std(expected))
 
@@ -57,8 +57,8 @@ def test_a_training_starts_from_it(tmp_path):
     tensors = reference.resnet_tensors()
     path = write(tmp_path, tensors)
     before = initialise(MODEL, jax.random.key(0))
-    after, said = start_from(path, before, ("a", "b"), width=reference.WIDTH)
-    assert said == f"{path} (torchvision's ResNet-50): the backbone is taken"
+    after, line = start_from(path, before, ("a", "b"), width=reference.WIDTH)
+    assert line == f"{path} (torchvision's ResNet-50): the backbone is taken"
     before, after = (flatten_dict(variables, sep="/") for variables in (before, after))
     assert before.keys() == after.keys()
     for name, array in after.items():
@@ -68,30 +68,36 @@ def test_a_training_starts_from_it(tmp_path):
     np.testing.assert_array_equal(var, tensors["layer2.0.downsample.1.running_var"])
 
 
-def test_the_other_trunk_is_refused(tmp_path):
+def test_the_other_backbone_is_refused(tmp_path):
     path = write(tmp_path, reference.resnet_tensors())
     variables = initialise(tiny.MODEL, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"trunk/conv1/norm/mean has shape \[4\] in it and nothing in the model to"):
+    with pytest.raises(
+        ValueError, match=r"trunk/conv1/norm/mean must have no value, as in the model to train; got shape \[4\]"
+    ):
         start_from(path, variables, ("a", "b"), width=reference.WIDTH)
 
 
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("layer2.1.bn2.running_var", None, r"it has no layer2\.1\.bn2\.running_var, expected shape \[8\]"),
-        ("layer1.0.conv2.weight", np.zeros((4, 2, 3, 3)), r"has shape \[4, 2, 3, 3\], expected \[4, 4, 3, 3\]"),
-        ("layer3.6.conv1.weight", np.zeros((8, 16, 1, 1)), r"a tensor layer3\.6\.conv1\.weight .* expected none of"),
+        ("layer2.1.bn2.running_var", None, r"layer2\.1\.bn2\.running_var must have shape \[8\]; got no such tensor"),
+        ("layer1.0.conv2.weight", np.zeros((4, 2, 3, 3)), r"must have shape \[4, 4, 3, 3\]; got \[4, 2, 3, 3\]"),
+        (
+            "layer3.6.conv1.weight",
+            np.zeros((8, 16, 1, 1)),
+            r"every tensor must be one of the network's; got layer3\.6\.conv1\.weight",
+        ),
     ],
     ids=["missing", "grouped, as ResNeXt-50", "deeper, as ResNet-101"],
 )
 def test_another_resnet_is_refused(tmp_path, name, array, message):
     tensors = reference.resnet_tensors() | {name: array}
     path = write(tmp_path, {name: array for name, array in tensors.items() if array is not None})
-    with pytest.raises(ValueError, match=f"torchvision's ResNet-50: .*{message}"):
+    with pytest.raises(ValueError, match=f"as torchvision's ResNet-50, .*{message}"):
         load(path, width=reference.WIDTH)
 
 
-def test_the_command_says_what_it_is(tmp_path, monkeypatch):
+def test_the_command_describes_it(tmp_path, monkeypatch):
     import ssd_jax.pretrained.__main__ as command
 
     monkeypatch.setattr(command, "load", functools.partial(load, width=reference.WIDTH))

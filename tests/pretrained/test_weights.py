@@ -1,4 +1,4 @@
-"""Files become detectors and starts of trainings, or are refused in one line."""
+"""Files become detectors, or variables to train from, or are refused in one line."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from ssd_jax.inference import load_detector
 from ssd_jax.loop.workdir import load_config
 from ssd_jax.model import SSD
 from ssd_jax.model.backbones.resnet import IMAGENET_MEAN
-from ssd_jax.pretrained import export_torchvision, load, start_from, write_workdir
+from ssd_jax.pretrained import load, start_from, write_workdir
 from ssd_jax.pretrained.__main__ import class_names, run
 from ssd_jax.pretrained.convert import IMAGENET_DEVIATION, PIXELS
 
@@ -50,7 +50,7 @@ def test_classes_are_those_of_the_data_sets():
     )
 
 
-# Trunks.
+# Backbones.
 
 
 def vgg_tensors(prefix, *, fc=True):
@@ -67,7 +67,7 @@ def vgg_tensors(prefix, *, fc=True):
     }
 
 
-def test_the_trunk_of_ssd_pytorch(tmp_path):
+def test_the_backbone_of_ssd_pytorch(tmp_path):
     tensors = vgg_tensors("")
     weights = load(write(tmp_path, pth(tensors, legacy=True)), width=WIDTH)
     assert weights.model is None
@@ -82,7 +82,7 @@ def test_the_trunk_of_ssd_pytorch(tmp_path):
 def test_features_without_a_classifier_are_fed_our_pixels(tmp_path, classifier):
     tensors = vgg_tensors("features.", fc=False) | classifier
     weights = load(write(tmp_path, pth(tensors)), width=WIDTH)
-    assert weights.notes == ("fc6 and fc7 are not in it and keep their initial values",)
+    assert weights.notes == ("it has no fc6 and fc7: they keep their initial values",)
     assert len(weights.params) == 26
     kernel = weights.params["trunk/conv1_1/conv/kernel"]
     np.testing.assert_array_equal(kernel, tensors["features.0.weight"].transpose(2, 3, 1, 0))
@@ -105,16 +105,16 @@ def test_torchvisions_vgg16_has_its_deviation_folded_and_its_classifier_subsampl
     np.testing.assert_array_equal(weights.params["trunk/fc6/conv/bias"], tensors["classifier.0.bias"][::4])
     assert weights.params["trunk/fc7/conv/kernel"][0, 0, 3, 5] == tensors["classifier.3.weight"][20, 12]
     first, bias = (weights.params[f"trunk/conv1_1/conv/{leaf}"] for leaf in ("kernel", "bias"))
-    theirs = tensors["features.0.weight"]
-    np.testing.assert_allclose(first[0, 1, 2], theirs[:, 2, 0, 1] / IMAGENET_DEVIATION[2], rtol=1e-6)
-    # An image of the mean colour everywhere, (123, 117, 104), is zero for us.
-    black = np.subtract((123, 117, 104), IMAGENET_MEAN) / IMAGENET_DEVIATION
-    expected = tensors["features.0.bias"] + np.einsum("oihw,i->o", theirs, black)
+    weight = tensors["features.0.weight"]
+    np.testing.assert_allclose(first[0, 1, 2], weight[:, 2, 0, 1] / IMAGENET_DEVIATION[2], rtol=1e-6)
+    # Our model is fed zeros for an image of the mean colour, (123, 117, 104).
+    mean_colour = np.subtract((123, 117, 104), IMAGENET_MEAN) / IMAGENET_DEVIATION
+    expected = tensors["features.0.bias"] + np.einsum("oihw,i->o", weight, mean_colour)
     np.testing.assert_allclose(bias, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_the_trunk_of_caffe_is_fed_bgr(tmp_path, v1):
+def test_the_backbone_of_caffe_is_fed_bgr(tmp_path, v1):
     places = {str(place): layer for layer, place in reference.places().items()}
     tensors = {f"{places[name.split('.')[0]]}.{name.split('.')[1]}": a for name, a in vgg_tensors("").items()}
     tensors |= {"fc8.weight": np.zeros((2, 3), np.float32)} if not v1 else {}
@@ -124,13 +124,13 @@ def test_the_trunk_of_caffe_is_fed_bgr(tmp_path, v1):
     np.testing.assert_array_equal(weights.params["trunk/conv1_1/conv/bias"], tensors["conv1_1.bias"])
 
 
-def test_pixels_can_be_said(tmp_path):
+def test_pixels_can_be_given(tmp_path):
     path = write(tmp_path, pth(vgg_tensors("")))
     rgb, bgr = (
         load(path, pixels=pixels, width=WIDTH).params["trunk/conv1_1/conv/kernel"] for pixels in ("rgb", "bgr")
     )
     np.testing.assert_array_equal(rgb, bgr[:, :, ::-1])
-    with pytest.raises(ValueError, match=f"pixels must be one of {', '.join(PIXELS)}, got 'hsv'"):
+    with pytest.raises(ValueError, match=f"pixels must be one of {', '.join(PIXELS)}; got 'hsv'"):
         load(path, pixels="hsv", width=WIDTH)
 
 
@@ -154,25 +154,28 @@ def changed(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vgg.12.bias": lambda a: None}, r"it has no vgg\.12\.bias, expected shape \[16\]"),
+        ({"vgg.12.bias": lambda a: None}, r"vgg\.12\.bias must have shape \[16\]; got no such tensor$"),
         (
             {"vgg.12.weight": lambda a: a[:, :, :2]},
-            r"vgg\.12\.weight has shape \[16, 16, 2, 3\], expected \[16, 16, 3, 3\]",
+            r"vgg\.12\.weight must have shape \[16, 16, 3, 3\]; got \[16, 16, 2, 3\]",
         ),
         (
             {"vgg.99.bias": lambda a: np.zeros(3)},
-            r"a tensor vgg\.99\.bias of shape \[3\], expected none of this name",
+            r"every tensor must be one of the network's; got vgg\.99\.bias of shape \[3\]",
         ),
         (
             {"conf.2.bias": lambda a: a[:-6]},
-            r"conf\.2\.bias has shape \[120\], expected \[126\]",
+            r"conf\.2\.bias must have shape \[126\]; got \[120\]",
         ),  # 20 classes, not 21
-        ({"conf.0.bias": lambda a: a[:-1]}, r"conf\.0\.bias has shape \[83\], expected 4 for each of at least two"),
-        ({"conf.0.bias": lambda a: None}, r"is incomplete: it has no conf\.0\.bias"),
-        ({"L2Norm.weight": lambda a: a * np.inf}, r"L2Norm\.weight of shape \[32\] has values that are not finite"),
+        (
+            {"conf.0.bias": lambda a: a[:-1]},
+            r"must have 4 numbers for each of at least two classes; got shape \[83\]",
+        ),
+        ({"conf.0.bias": lambda a: None}, r"must have a tensor conf\.0\.bias; got none"),
+        ({"L2Norm.weight": lambda a: a * np.inf}, r"L2Norm\.weight of shape \[32\] must be finite"),
         (
             {"extras.0.bias": lambda a: None, "extras.1.bias": lambda a: None},
-            r"it has no extras\.0\.bias, expected shape \[16\]; and 1 more",
+            r"extras\.0\.bias must have shape \[16\]; got no such tensor; 1 more do not fit",
         ),
     ],
 )
@@ -184,9 +187,9 @@ def test_what_fits_is_taken_if_asked_for(tmp_path):
     changes = {"vgg.12.bias": lambda a: None, "vgg.14.bias": lambda a: a[:2], "x": lambda a: np.zeros(3)}
     weights = load(write(tmp_path, pth(changed(changes))), width=WIDTH, partial=True)
     assert weights.notes == (
-        "left out: it has no vgg.12.bias, expected shape [16]",
-        "left out: vgg.14.bias has shape [2], expected [16]",
-        "left out: it has a tensor x of shape [3], expected none of this name",
+        "skipped: vgg.12.bias must have shape [16]; got no such tensor",
+        "skipped: vgg.14.bias must have shape [16]; got [2]",
+        "skipped: every tensor must be one of the network's; got x of shape [3]",
     )
     whole = load(write(tmp_path, pth(changed({})), "whole.pth"), width=WIDTH)
     assert whole.params.keys() - weights.params.keys() == {
@@ -198,47 +201,33 @@ def test_what_fits_is_taken_if_asked_for(tmp_path):
 def test_another_network(tmp_path):
     path = write(tmp_path, pth({"layer1.0.conv1.weight": np.zeros((2, 2)), "fc.bias": np.zeros(2)}))
     refused(
-        path, r"none of the networks known here \(torchvision's ssd300_vgg16, .* layer1\.0\.conv1\.weight, fc\.bias"
+        path, r"must be one of torchvision's ssd300_vgg16, .*; got one with .* layer1\.0\.conv1\.weight, fc\.bias"
     )
 
 
 def test_a_number_of_classes_that_does_not_tell_the_priors(tmp_path):
     path = write(tmp_path, pth(tensors_of(reference.ssd_pytorch, classes=4)))
-    refused(path, "has 4 classes, and VOC 21, COCO 81: say whose priors it was trained with, --priors=voc")
+    refused(path, "the 21 classes of VOC or the 81 of COCO, .* --priors=voc or --priors=coco.*; got 4 classes")
     weights = load(path, priors="coco", width=WIDTH)
     assert weights.model.spec == dataclasses.replace(SSD300_COCO, clamp_centers=True)
     assert weights.class_names is None
-    with pytest.raises(ValueError, match="priors must be one of voc, coco, got 'oid'"):
+    with pytest.raises(ValueError, match="priors must be one of voc, coco; got 'oid'"):
         load(path, priors="oid", width=WIDTH)
 
 
 # Detectors.
 
 
-def test_torchvisions_labels_without_a_class_are_left_out(tmp_path):
-    path = write(tmp_path, pth(tensors_of(reference.torchvision, classes=91)))
-    weights, every = load(path, width=WIDTH), load(path, width=WIDTH, every_label=True)
-    assert weights.notes == ("of 91 labels, the ten that COCO has no class for are left out",)
-    assert (weights.model.num_classes, every.model.num_classes) == (81, 91)
+def test_torchvisions_labels_that_are_no_class_are_removed(tmp_path):
+    tensors = tensors_of(reference.torchvision, classes=91)
+    weights = load(write(tmp_path, pth(tensors)), width=WIDTH)
+    assert weights.notes == ("of 91 labels, the ten that are no class of COCO are removed",)
+    assert weights.model.num_classes == 81
     assert weights.class_names == COCO
-    assert every.class_names is None
-    ours, theirs = (w.params["conf0/conv/bias"].reshape(4, -1) for w in (weights, every))
-    np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])  # background
-    np.testing.assert_array_equal(ours[:, COCO.index("toothbrush") + 1], theirs[:, 90])
-
-
-def test_torchvision_there_and_back(tmp_path):
-    model = SSD(91, SSD300_COCO, width=WIDTH)
-    variables = variables_of(model)
-    exported = export_torchvision(variables, model)
-    assert set(exported) == set(tensors_of(reference.torchvision, classes=91))
-    back = load(write(tmp_path, pth(exported)), width=WIDTH, every_label=True)
-    expected = flatten_dict(variables["params"], sep="/")
-    assert back.params.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_allclose(back.params[name], array, rtol=1e-6, atol=1e-6)
-    with pytest.raises(ValueError, match="priors of SSD300 on COCO and no normalisation"):
-        export_torchvision(variables, model.clone(spec=SSD300_VOC))
+    names = reference.torchvision()
+    before, after = tensors[f"{names['conf0']}.bias"].reshape(4, 91), weights.params["conf0/conv/bias"].reshape(4, 81)
+    np.testing.assert_array_equal(after[:, 0], before[:, 0])  # background
+    np.testing.assert_array_equal(after[:, COCO.index("toothbrush") + 1], before[:, 90])
 
 
 def test_an_imported_workdir_detects(tmp_path, capsys):
@@ -256,17 +245,20 @@ def test_an_imported_workdir_detects(tmp_path, capsys):
     config = load_config(tmp_path / "run")
     assert (config.data.source, config.data.root, config.data.eval) == ("voc_folder", "VOCdevkit/VOC2007", "test")
     assert config.imported == ["an SSD of Caffe"]
-    with pytest.raises(ValueError, match="holds a checkpoint already"):
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert set(stored) == {"imported", "data"}
+    assert set(stored["data"]) == {"source", "root", "train", "eval", "class_names"}  # the loop fills the rest
+    with pytest.raises(ValueError, match="must have no checkpoint; got one that has"):
         write_workdir(weights, tmp_path / "run", VOC)
 
 
 def test_a_workdir_takes_as_many_names_as_classes(tmp_path):
     weights = load(write(tmp_path, pth(tensors_of(reference.lufficc))), width=WIDTH)
-    with pytest.raises(ValueError, match="the weights have 20 classes, got 3 names"):
+    with pytest.raises(ValueError, match="class_names must be 20; got 3"):
         write_workdir(weights, tmp_path / "run", ("a", "b", "c"))
-    trunk = load(write(tmp_path, pth(vgg_tensors(""))), width=WIDTH)
-    with pytest.raises(ValueError, match=r"a detector is needed, got a backbone.*config\.init_from"):
-        write_workdir(trunk, tmp_path / "run", VOC)
+    backbone = load(write(tmp_path, pth(vgg_tensors(""))), width=WIDTH)
+    with pytest.raises(ValueError, match=r"must be a detector's; got a VGG16 of ssd\.pytorch, .*config\.init_from"):
+        write_workdir(backbone, tmp_path / "run", VOC)
 
 
 # The command.
@@ -282,30 +274,35 @@ def narrow(monkeypatch):
 
 def test_the_command_writes_a_workdir(tmp_path, narrow):
     path = write(tmp_path, pth(tensors_of(reference.ssd_pytorch)))
-    said = run([str(path), f"--workdir={tmp_path / 'run'}", "--root=DIR"])
-    assert said == (
+    line = run([str(path), f"--workdir={tmp_path / 'run'}", "--root=DIR"])
+    assert line == (
         f"{path} is an SSD of ssd.pytorch; 300 pixels, 20 classes, priors of VOC; written to {tmp_path / 'run'}"
     )
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["root"] == "DIR"
     assert load_detector(tmp_path / "run").class_names == VOC
 
 
-def test_the_command_says_what_a_file_is(tmp_path, narrow):
+def test_the_command_describes_a_file(tmp_path, narrow):
     path = write(tmp_path, pth(vgg_tensors("")))
     assert run([str(path)]) == f"{path} is a VGG16 of ssd.pytorch; train from it with --config.init_from={path}"
-    with pytest.raises(ValueError, match="a backbone detects nothing"):
+    with pytest.raises(ValueError, match="a workdir must have a detector; got a VGG16"):
         run([str(path), f"--workdir={tmp_path / 'run'}"])
 
 
 def test_the_command_asks_for_names_it_cannot_know(tmp_path, narrow):
     path = write(tmp_path, pth(tensors_of(reference.ssd_pytorch, classes=4)))
     arguments = [str(path), f"--workdir={tmp_path / 'run'}", "--priors=voc"]
-    with pytest.raises(ValueError, match="their names are not in it, pass --classes=NAME,NAME"):
+    with pytest.raises(ValueError, match="the names of its 3 classes must be given: --classes=NAME,NAME"):
         run(arguments)
     run([*arguments, "--classes=cat, dog,cow"])
     assert load_detector(tmp_path / "run").class_names == ("cat", "dog", "cow")
-    (tmp_path / "names.txt").write_text("cat\ndog\n\ncow\n")
-    assert class_names(str(tmp_path / "names.txt")) == ("cat", "dog", "cow")
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeffcat\ndög\n\ncow\n", "utf-8")
+    assert class_names(str(names)) == ("cat", "dög", "cow")
+    assert class_names(",".join(COCO)) == COCO  # too long for the name of a file
+    names.write_text("cat\ndog", "utf-16")
+    with pytest.raises(ValueError, match=r"names\.txt: names of classes must be UTF-8"):
+        class_names(str(names))
 
 
 # Starting a training.
@@ -321,7 +318,7 @@ def started(path, class_names, spec=SSD300_VOC, seed=1):
     return after, kept, line
 
 
-def test_from_a_trunk(tmp_path):
+def test_from_a_backbone(tmp_path):
     path = write(tmp_path, pth(vgg_tensors("")))
     after, kept, line = started(path, ("a", "b"))
     assert kept == {name for name in after if not name.startswith("trunk/")}
@@ -332,7 +329,7 @@ def test_from_a_detector_of_other_classes(tmp_path):
     path = write(tmp_path, pth(tensors_of(reference.ssd_pytorch)))
     _, kept, line = started(path, ("a", "b"))
     assert kept == {f"conf{k}/conv/{leaf}" for k in range(6) for leaf in ("kernel", "bias")}
-    assert line.endswith("all of it is taken but the class heads, since it knows other classes")
+    assert line.endswith("all of it is taken but the class heads, because its classes differ")
     _, kept, _ = started(path, tuple(f"class {i}" for i in range(20)))  # as many, but others
     assert len(kept) == 12
 
@@ -357,9 +354,7 @@ def test_from_a_workdir(tmp_path):
 
 def test_a_start_that_does_not_fit_names_the_tensor(tmp_path):
     path = write(tmp_path, pth(tensors_of(reference.lufficc, 7)))
-    message = (
-        r"of another model: params/conf4/conv/bias has shape \[126\] in it and shape \[84\] in the model to train"
-    )
+    message = r"params/conf4/conv/bias must have shape \[84\], as in the model to train; got shape \[126\]"
     with pytest.raises(ValueError, match=message):
         started(path, VOC)
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
