@@ -53,6 +53,7 @@ class Detector:
       variables: its parameters and BatchNorm statistics.
       class_names: of labels 1, 2, ...
       step: of the checkpoint it was loaded from, if any.
+      batch_size: images that the network sees together.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Detector:
         if len(class_names) != model.num_classes - 1:
             raise ValueError(f"class_names must be {model.num_classes - 1} names; got {len(class_names)}")
         self.model, self.class_names, self.step = model, tuple(class_names), step
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._detect = jax.jit(make_detect(model, **options))
         self.variables = jax.device_put(variables)
 
@@ -112,7 +113,7 @@ class Detector:
         return self._stream(iter(images))
 
     def _stream(self, images: Iterator[Image]) -> Iterator[Detections]:
-        while batch := [_pixels(image) for image in islice(images, self._batch_size)]:
+        while batch := [_pixels(image) for image in islice(images, self.batch_size)]:
             yield from self._detect_batch(batch)
 
     def _detect_batch(self, images: list[np.ndarray]) -> list[Detections]:

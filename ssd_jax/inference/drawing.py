@@ -1,6 +1,7 @@
 """Images with labelled boxes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -62,3 +63,12 @@ def draw_boxes(
         origin = (x0, top - below // 2)
         cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, font, (255, 255, 255), 1, cv2.LINE_AA)
     return canvas
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write an RGB uint8 image as PNG.
+
+    OpenCV only encodes it: its functions for files fail for names that are not UTF-8, without saying why.
+    """
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    Path(path).write_bytes(encoded.tobytes())

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
-import cv2
 import numpy as np
 
 from ssd_jax.data import UnreadableImage, decode
-from ssd_jax.files import write_json
+from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, draw, load_detector
+from ssd_jax.inference.drawing import write_png
 from ssd_jax.loop.build import open_source
 from ssd_jax.loop.workdir import load_config
 
@@ -31,41 +32,88 @@ def detect_images(
 ) -> int:
     """Detect in images with a checkpoint of a run; write a drawing of each, and `detections.json`, to `out`.
 
+    Results are written batch by batch: what was found stays if the program ends early.
+
     Args:
       workdir: of the run.
       inputs: image files and folders of them; with none, the first `samples` images of the evaluation split.
-      out: folder for the results; made if it is missing.
-      score: detections below it are left out.
+      out: folder for the results; made with the first of them. No drawing replaces one of the inputs.
+      score: the lowest score of a detection that is kept.
       samples: see `inputs`.
-      step: which checkpoint: a number, or "best"; the newest unless given.
+      step: a checkpoint's number, or "best"; the newest by default.
 
     Returns:
-      how many images were written. Files that cannot be decoded are reported and left out; if all are, nothing is
-      written.
+      the number of images written. An image that cannot be decoded is reported and skipped.
+
+    Raises:
+      FileNotFoundError: if an input does not exist, or a folder has no images.
+      ValueError: for a workdir that cannot be used.
+      OSError: for a file that cannot be read or written.
     """
-    images = decoded(of_files(inputs) if inputs else held_out(Path(workdir), samples))
-    detector = load_detector(workdir, step=step)
     out = Path(out)
-    records, taken = [], set()
-    for chunk in chunks(images, 8):
-        out.mkdir(parents=True, exist_ok=True)
-        for (name, image), found in zip(chunk, detector([image for _, image in chunk]), strict=True):
-            found = found.above(score)
-            path = out / f"{unused(Path(name).stem, taken)}.png"
-            drawing = draw(image, found, detector.class_names)
-            if not cv2.imwrite(str(path), cv2.cvtColor(drawing, cv2.COLOR_RGB2BGR)):
-                raise OSError(f"cannot write {path}")
-            records.append({"image": name, "drawing": path.name} | record(image, found, detector.class_names))
-    if records:
-        write_json(out / "detections.json", records)
-    return len(records)
+    files = find(inputs)
+    images = decoded(((str(path), path.read_bytes()) for path in files) if inputs else held_out(workdir, samples))
+    detector = load_detector(workdir, step=step)
+    taken = {path.stem for path in files if path.resolve() == (out / f"{path.stem}.png").resolve()}
+    with JSONList(out / "detections.json") as records:
+        for batch in batched(images, detector.batch_size):
+            for (name, image), found in zip(batch, detector([image for _, image in batch]), strict=True):
+                found = found.above(score)
+                path = out / f"{unused(Path(name).stem, taken)}.png"
+                out.mkdir(parents=True, exist_ok=True)
+                write_png(path, draw(image, found, detector.class_names))
+                records.add({"image": name, "drawing": path.name} | record(image, found, detector.class_names))
+    return records.length
 
 
-def chunks(images: Iterable[NamedImage], size: int) -> Iterator[list[NamedImage]]:
+class JSONList:
+    """A file with a JSON list, which is whole after every `add`; a context manager. The first item makes the file."""
+
+    END = b"\n]\n"
+
+    def __init__(self, path: Path) -> None:
+        """Begin a list at `path`; a file that is there is replaced by the first item."""
+        self._path, self._file = path, None
+        self.length = 0
+
+    def add(self, item: object) -> None:
+        """Write one more item.
+
+        Raises:
+          OSError: if it cannot be written; the file keeps the items before it.
+        """
+        if self._file is None:
+            self._file = self._path.open("wb", buffering=0)
+            before, text = 0, b"[\n"
+        else:
+            before, text = self._file.tell() - len(self.END), b",\n"
+        text += to_json(item, indent=2).encode() + self.END
+        try:
+            self._write(before, text)
+        except OSError:
+            self._write(before, self.END if before else b"[]\n")
+            raise
+        self.length += 1
+
+    def __enter__(self) -> "JSONList":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, place: int, text: bytes) -> None:
+        self._file.seek(place)
+        self._file.truncate()
+        while text:
+            text = text[self._file.write(text) :]
+
+
+def batched(images: Iterable[NamedImage], size: int) -> Iterator[list[NamedImage]]:
     """Take `size` images at a time, so that a folder of any length fits in memory."""
     images = iter(images)
-    while chunk := list(islice(images, size)):
-        yield chunk
+    while batch := list(islice(images, size)):
+        yield batch
 
 
 def record(image: np.ndarray, found: Detections, class_names: Sequence[str]) -> dict[str, object]:
@@ -78,11 +126,11 @@ def record(image: np.ndarray, found: Detections, class_names: Sequence[str]) -> 
 
 
 def find(inputs: Sequence[str | Path]) -> list[Path]:
-    """List the image files among `inputs`, in order; folders give theirs, sorted."""
+    """List the image files among `inputs`, in order; the files of a folder are sorted."""
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
                 raise FileNotFoundError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
             files += inside
@@ -94,7 +142,7 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[NamedImage]:
-    """Decode images one by one, reporting those that cannot be."""
+    """Decode images one by one; report and skip those that cannot be decoded."""
     for name, file in files:
         try:
             yield name, decode(file)
@@ -102,13 +150,8 @@ def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[NamedIm
             logger.warning("skipping %s: %s", name, error)
 
 
-def of_files(inputs: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
-    """Read the image files among `inputs`."""
-    return ((str(path), path.read_bytes()) for path in find(inputs))
-
-
-def held_out(workdir: Path, samples: int) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    """Take images of the split a run is evaluated on."""
+def held_out(workdir: str | Path, samples: int) -> Iterator[tuple[str, bytes | np.ndarray]]:
+    """Take the first images of the split that a run is evaluated on."""
     config = load_config(workdir)
     source = open_source(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))
@@ -116,7 +159,7 @@ def held_out(workdir: Path, samples: int) -> Iterator[tuple[str, bytes | np.ndar
 
 
 def unused(stem: str, taken: set[str]) -> str:
-    """Return `stem`, numbered if it is taken already, and take it."""
+    """Return `stem`, with a number if it is in `taken`, and add it there."""
     name, number = stem, 1
     while name in taken:
         number += 1

@@ -1,13 +1,17 @@
 """Detection with a run's checkpoint in files and folders."""
 
 import json
+import os
 
 import cv2
+import numpy as np
 import pytest
 import tiny
 
-from ssd_jax.inference import load_detector
-from ssd_jax.loop.detect import detect_images
+from ssd_jax.data import decode
+from ssd_jax.inference import Detector, load_detector
+from ssd_jax.inference.drawing import write_png
+from ssd_jax.loop.detect import JSONList, detect_images, find
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 
@@ -31,6 +35,89 @@ def test_detection_draws_files_folders_and_held_out_images(workdir, data, tmp_pa
     assert detect_images(workdir, [], tmp_path / "held", samples=2) == 2
     assert detect_images(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_name_that_is_not_utf8_is_read_and_drawn(workdir, tmp_path):
+    folder, out = tmp_path / os.fsdecode(b"in\xff"), tmp_path / os.fsdecode(b"out\xff")
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    write_png(folder / name, tiny.Images(size=100)[3].image)
+    assert detect_images(workdir, [folder], out) == 1
+    (record,) = json.loads((out / "detections.json").read_text())
+    assert (record["image"], record["drawing"]) == (str(folder / name), name)
+    assert decode((out / name).read_bytes()).shape == (400, 400, 3)
+
+
+def test_results_are_written_as_they_come(workdir, tmp_path, monkeypatch):
+    """A fault in the third batch leaves the records and drawings of two."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(20):
+        write_png(folder / f"{number:02}.png", tiny.Images()[3].image)
+    batches = iter(range(2))
+
+    def detect(self, images, detect=Detector.__call__):
+        next(batches)
+        return detect(self, images)
+
+    monkeypatch.setattr(Detector, "__call__", detect)
+    with pytest.raises(StopIteration):
+        detect_images(workdir, [folder], out)
+    records = json.loads((out / "detections.json").read_text())
+    assert [record["drawing"] for record in records] == [f"{number:02}.png" for number in range(16)]
+    assert {path.name for path in out.glob("*.png")} == {record["drawing"] for record in records}
+
+
+class AlmostFull:
+    """A file on a disk with room for five bytes more."""
+
+    def __init__(self, file):
+        self._file, self._room = file, 5
+
+    def write(self, text):
+        if text == JSONList.END:  # it was there before
+            return self._file.write(text)
+        if not self._room:
+            raise OSError("No space left on device")
+        written, self._room = self._file.write(text[: self._room]), 0
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_json_list_is_whole_after_every_item_and_after_a_full_disk(tmp_path, monkeypatch):
+    path = tmp_path / "list.json"
+    path.write_text("older and longer than what follows")
+    with JSONList(path) as items:
+        assert path.read_text().startswith("older")
+        for number in range(3):
+            items.add({"n": number, "name": "\udcff"})
+            assert [item["n"] for item in json.loads(path.read_text())] == list(range(number + 1))
+        monkeypatch.setattr(items, "_file", AlmostFull(items._file))
+        with pytest.raises(OSError, match="No space left"):
+            items.add({"n": 3})
+    assert len(json.loads(path.read_text())) == items.length == 3
+
+
+def test_drawings_do_not_replace_the_images(workdir, tmp_path):
+    image = tiny.Images(size=100)[3].image
+    write_png(tmp_path / "a.png", image)
+    (tmp_path / "b.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+    assert detect_images(workdir, [tmp_path], tmp_path) == 2
+    np.testing.assert_array_equal(decode((tmp_path / "a.png").read_bytes()), image)
+    records = json.loads((tmp_path / "detections.json").read_text())
+    assert [record["drawing"] for record in records] == ["a_2.png", "b.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no fifos")
+def test_only_files_of_a_folder_are_images(workdir, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    write_png(tmp_path / "c.png", tiny.Images()[3].image)
+    assert [path.name for path in find([tmp_path])] == ["c.png"]
+    with pytest.raises(FileNotFoundError, match="no such image or folder"):
+        find([tmp_path / "a.png"])
 
 
 def test_a_detector_needs_nothing_but_the_checkpoint(workdir):
