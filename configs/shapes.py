@@ -1,9 +1,12 @@
 """A small SSD on drawn shapes, trained from scratch in minutes on two CPU cores: what `make demo` runs.
 
+It reproduces nothing: it shows that everything works.
+
     python train.py --config=configs/shapes.py --workdir=runs/demo
 
-Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out images, `make demo` in 5 min 24 s with the
-installation, on two busy cores (jax 0.10.2, Python 3.11). The figures differ a little from machine to machine.
+Time: `make demo` took 5 min 24 s with the installation, on two busy cores (jax 0.10.2, Python 3.11).
+
+Result: mAP@0.5 0.874 (11-point), 0.924 (area) on 400 held-out images. It differs a little from machine to machine.
 """
 
 import dataclasses
@@ -45,6 +48,6 @@ def get_config() -> ConfigDict:
     config.schedule.learning_rate = 5e-3
     config.schedule.warmup_steps = 150
 
-    # Every image is drawn anew and seen once or twice: it needs no distortion.
+    # A run sees no image more than once, so only mirroring is left of the augmentation.
     config.augment = ConfigDict(dataclasses.asdict(dataclasses.replace(NO_AUGMENTATION, mirror_probability=0.5)))
     return config.lock()

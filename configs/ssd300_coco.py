@@ -1,10 +1,14 @@
-"""SSD300 on COCO, as Caffe's examples/ssd/ssd_coco.py trains it from ImageNet weights (25.1 AP on COCO test-dev).
+"""SSD300 on COCO from ImageNet weights: 25.1 AP on COCO test-dev in the paper.
 
-    python train.py --config=configs/ssd300_coco.py --workdir=runs/ssd300_coco --config.data.root=COCO
+Recipe: Caffe's examples/ssd/ssd_coco.py.
 
-COCO holds `annotations/instances_train2017.json`, `train2017/` and the same for `val2017`.
+    python train.py --config=configs/ssd300_coco.py --workdir=runs/ssd300_coco --config.data.root=COCO \
+        --config.init_from=FILE
 
-Result: not measured here yet.
+COCO holds `annotations/instances_train2017.json`, `train2017/` and the same for `val2017`; FILE has weights of VGG16
+(docs/weights.md).
+
+Time and result: not measured yet.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ def get_config() -> ConfigDict:
     config.steps = 400_000
     config.eval_every = 40_000
     config.data.source = "coco_json"
-    config.data.class_names = ()  # all of the file's
+    config.data.class_names = ()  # (): all that the annotation file names
     config.data.train = "train2017"
     config.data.eval = "val2017"
     config.data.max_boxes = 100

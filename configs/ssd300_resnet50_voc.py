@@ -1,11 +1,11 @@
-"""SSD300 on ResNet-50 in place of VGG16, the network of NVIDIA's SSD300, by the paper's recipe and NVIDIA's warm-up.
+"""SSD300 with ResNet-50 in place of VGG16, NVIDIA's network, on PASCAL VOC: the paper's recipe, NVIDIA's warm-up.
 
     python train.py --config=configs/ssd300_resnet50_voc.py --workdir=runs/resnet50_voc \
         --config.data.root=VOCdevkit --config.init_from=resnet50-0676ba61.pth
 
-The file is torchvision's, trained on ImageNet (docs/weights.md). The priors are those of SSD300 on VOC.
+The file has torchvision's ImageNet weights (docs/weights.md). The priors are those of SSD300 on VOC.
 
-Result: not measured here yet.
+Time and result: not measured yet.
 """
 
 from ml_collections import ConfigDict

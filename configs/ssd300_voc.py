@@ -1,10 +1,13 @@
-"""SSD300 on PASCAL VOC 2007 and 2012, as the paper trains it from ImageNet weights (77.2 mAP in Caffe).
+"""SSD300 on PASCAL VOC 2007 and 2012 from ImageNet weights: 77.2 mAP in Caffe (its README).
 
-The full config: the others are changes to this one. Recipe: examples/ssd/ssd_pascal.py of the original.
+This is the full config; the others are changes to it. Recipe: Caffe's examples/ssd/ssd_pascal.py.
 
-    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit
+    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit \
+        --config.init_from=FILE
 
-Result: not measured here yet.
+FILE has weights of VGG16 (docs/weights.md).
+
+Time and result: not measured yet.
 """
 
 import dataclasses
@@ -23,58 +26,58 @@ def get_config() -> ConfigDict:
     config.batch_size = 32  # over all devices
     config.log_every = 50
     config.save_every = 5_000
-    config.eval_every = 10_000  # and at the end; 0 for never
-    config.keep_checkpoints = 3  # the newest; the best by evaluation stays too
+    config.eval_every = 10_000  # and at the end; 0: never
+    config.keep_checkpoints = 3  # the newest ones; the one that evaluated best is kept as well
     config.init_from = ""  # a file of published weights (docs/weights.md), or the workdir of a run
-    config.accumulate = 1  # parts of a device's share of the batch that are walked one after the other
-    config.ema_decay = 0.0  # evaluate and detect with averaged weights, as 0.9998; 0 for the last ones
-    config.max_skipped = 0  # steps whose loss is not finite that may be left out before the run stops
+    config.accumulate = 1  # gradient accumulation steps: microbatches of each device, one after the other
+    config.ema_decay = 0.0  # of the averaged weights that evaluation and detection use, as 0.9998; 0: no averages
+    config.max_skipped = 0  # steps with a loss or gradient that is not finite to skip before the run stops
 
     config.data = ConfigDict()
     config.data.source = "voc_folder"
     config.data.root = ""  # holds VOC2007/ and VOC2012/, as VOC's archives unpack; docs/data.md has other layouts
-    config.data.class_names = VOC  # () finds them in the annotations
-    config.data.drop_other_classes = False  # objects of other classes are an error
-    config.data.strict = False  # what is wrong with the data is mended or left out, and reported; True: an error
+    config.data.class_names = VOC  # (): all that the annotations name
+    config.data.drop_other_classes = False  # False: an object of another class is an error
+    config.data.strict = False  # annotation errors are fixed or dropped, and reported; True: one ends the run
     config.data.train = "VOC2007:trainval+VOC2012:trainval"
     config.data.eval = "VOC2007:test"
-    config.data.canvas_size = 512  # larger images are shrunk to fit this square before they go to the device
-    config.data.max_boxes = 64
-    config.data.train_difficult = True  # as in Caffe
-    config.data.max_unreadable = 10  # images that may be skipped before the run stops
-    config.data.cache_gb = 0.0  # gigabytes of decoded images that each process keeps, to decode them once
-    config.data.threads = 4  # that read and decode
+    config.data.canvas_size = 512  # pixels; larger images are shrunk to fit this square before they go to the device
+    config.data.max_boxes = 64  # objects of an image to train on; the largest ones
+    config.data.train_difficult = True  # also train on objects that are marked as difficult, as Caffe does
+    config.data.max_unreadable = 10  # unreadable images to skip before the run stops
+    config.data.cache_gb = 0.0  # gigabytes of decoded images that each process keeps in memory
+    config.data.threads = 4  # read and decode images
 
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
 
     config.model = ConfigDict()
     config.model.backbone = "vgg16"  # or "resnet50", with norm "batch"
-    config.model.width = 1.0
-    config.model.norm = config_dict.placeholder(str)  # or "batch"
-    config.model.l2_scale = 20.0
-    config.model.kernel_init = "xavier"
+    config.model.width = 1.0  # multiplies the channels of every layer
+    config.model.norm = config_dict.placeholder(str)  # none, or "batch"
+    config.model.l2_scale = 20.0  # initial scale of conv4_3's L2 norm
+    config.model.kernel_init = "xavier"  # or "he", "normal"
     config.model.head_init = "xavier"
     config.model.dtype = "float32"  # or "bfloat16"
 
     config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))  # the paper's
 
     config.schedule = ConfigDict()
-    config.schedule.kind = "multistep"
+    config.schedule.kind = "multistep"  # or "constant", "cosine"
     config.schedule.learning_rate = 1e-3
     config.schedule.warmup_steps = 0
-    config.schedule.boundaries = (80_000, 100_000)
+    config.schedule.boundaries = (80_000, 100_000)  # steps at which the rate is multiplied by decay
     config.schedule.decay = 0.1
 
     config.optimizer = ConfigDict()
-    config.optimizer.kind = "sgd"
+    config.optimizer.kind = "sgd"  # or "adamw"
     config.optimizer.momentum = 0.9  # of sgd; adamw has none
     config.optimizer.weight_decay = 5e-4
     config.optimizer.bias_multiplier = 2.0  # of sgd: the rate of biases; adamw has one rate for all
-    config.optimizer.clip_norm = 0.0
-    config.optimizer.frozen = ()  # layers that do not train, as ("trunk/conv1_*", "trunk/conv2_*")
-    config.optimizer.thaw_step = 0  # when they begin to; 0 for never
+    config.optimizer.clip_norm = 0.0  # the largest norm of the gradient; 0: any
+    config.optimizer.frozen = ()  # layers that do not train, such as ("trunk/conv1_*", "trunk/conv2_*")
+    config.optimizer.thaw_step = 0  # the step from which they train; 0: never
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32
-    config.eval.images = 4  # whose detections TensorBoard shows
+    config.eval.images = 4  # whose detections TensorBoard shows after an evaluation
     return config.lock()

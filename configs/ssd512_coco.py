@@ -1,10 +1,13 @@
-"""SSD512 on COCO, from ImageNet weights (28.8 AP on COCO test-dev in the paper).
+"""SSD512 on COCO from ImageNet weights: 28.8 AP on COCO test-dev in the paper.
 
-    python train.py --config=configs/ssd512_coco.py --workdir=runs/ssd512_coco --config.data.root=COCO
+Caffe's script for it was not released: the schedule is that of SSD300.
 
-Its script was not released: the schedule is SSD300's.
+    python train.py --config=configs/ssd512_coco.py --workdir=runs/ssd512_coco --config.data.root=COCO \
+        --config.init_from=FILE
 
-Result: not measured here yet.
+COCO is the folder that configs/ssd300_coco.py describes; FILE has weights of VGG16 (docs/weights.md).
+
+Time and result: not measured yet.
 """
 
 import dataclasses

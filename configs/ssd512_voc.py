@@ -1,8 +1,11 @@
-"""SSD512 on PASCAL VOC 2007 and 2012, as the paper trains it from ImageNet weights (79.8 mAP in Caffe).
+"""SSD512 on PASCAL VOC 2007 and 2012 from ImageNet weights: 79.8 mAP in Caffe (its README).
 
-    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit
+    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit \
+        --config.init_from=FILE
 
-Result: not measured here yet.
+FILE has weights of VGG16 (docs/weights.md).
+
+Time and result: not measured yet.
 """
 
 import dataclasses
