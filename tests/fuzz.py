@@ -115,7 +115,57 @@ def read_weights(path: Path) -> Any:
     return read_tensors(path)
 
 
+def coco_files() -> list[bytes]:
+    """Write three COCO annotation files: a usual one, one with numbers as text, one without optional fields."""
+    boxes = [[1, 2, 10.5, 8], [0, 0, 32, 24], [4, 4, 2, 2], [30, 20, 9, 9]]
+    images = [{"id": i, "file_name": f"{name}.png", "width": 32, "height": 24} for i, name in enumerate("abc")]
+    categories = [{"id": i, "name": name, "supercategory": "pet"} for i, name in ((18, "dog"), (17, "cat"))]
+    annotations = [
+        {"id": i, "image_id": i % 2, "category_id": 17 + i % 2, "bbox": box, "area": 30.5, "iscrowd": int(i == 2)}
+        for i, box in enumerate(boxes)
+    ]
+    usual = {"info": {}, "images": images, "categories": categories, "annotations": annotations}
+    text = json.loads(json.dumps(usual), parse_int=str, parse_float=str)
+    short = usual | {
+        "images": [{"id": "x", "file_name": "a.png"}],
+        "annotations": [{"image_id": "x", "category_id": 17, "bbox": box} for box in boxes],
+    }
+    return [json.dumps(data).encode() for data in (usual, text, short)]
+
+
+def write_images(folder: Path) -> None:
+    """Write the images of `coco_files`."""
+    import cv2
+    import numpy as np
+
+    for level, name in enumerate("abc"):
+        png = cv2.imencode(".png", np.full((24, 32, 3), 40 * level, np.uint8))[1]
+        (folder / f"{name}.png").write_bytes(png.tobytes())
+
+
+def read_coco(path: Path) -> Any:
+    """Open a COCO annotation file, read its images, and score a detector that finds nothing."""
+    import numpy as np
+
+    from ssd_jax.data import COCOJson
+    from ssd_jax.metrics import COCOMetric
+
+    source = COCOJson(path, path.parent)
+    metric = COCOMetric(source.truth())
+    for example, image in zip(source, source.truth()["images"], strict=True):
+        assert example.labels.max(initial=1) <= len(source.class_names)
+        metric.add(image["id"], np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    return metric.compute()
+
+
 TARGETS: dict[str, Target] = {
+    "coco_json": Target(
+        seeds=coco_files,
+        read=read_coco,
+        mutations=(*mutations.TEXT, *[mutations.change_json] * 6),
+        file="instances.json",
+        prepare=write_images,
+    ),
     "pth_zip": Target(
         seeds=_seeds(pth, legacy=False),
         read=read_weights,

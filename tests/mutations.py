@@ -14,7 +14,8 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Mutations of any file.
 
@@ -144,6 +145,43 @@ def reencode(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
 
 
 TEXT = (*[change_token] * 3, change_number, delete_tokens, nest, reencode, flip_bytes, truncate, change_slice, splice)
+
+NASTY_VALUES = [
+    *(None, True, False, 0, -1, 0.5, 1e308, 2**63, 10**400, float("nan"), float("inf"), "", "0", "-1", "80", "1e3"),
+    *([], [1], [None] * 4, {}, {"id": 1}, "a\nb", "\ud800", "a\0b", "../a.png", "/dev/zero", ".", "x" * 5000),
+]
+
+
+def change_json(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
+    """Replace, delete or repeat one to three values of well-formed JSON."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply to change") from None
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        places = list(_places(value))
+        if not places:
+            break
+        parent, key = rng.choice(places)
+        if rng.random() < 0.2:
+            del parent[key]
+        elif isinstance(parent, list) and rng.random() < 0.3:
+            parent.append(parent[key])
+        elif rng.random() < 0.3:
+            other, place = rng.choice(places)
+            parent[key] = json.loads(json.dumps(other[place]))
+        else:
+            parent[key] = rng.choice(NASTY_VALUES)
+    return json.dumps(value).encode()
+
+
+def _places(value: object) -> Iterator[tuple[Any, Any]]:
+    """Give every list or object in a JSON value, with each of its keys."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])
+
 
 # Mutations of a pickle, instruction by instruction.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_jax.box import coco_to_corner
 from ssd_jax.data.box_table import BoxTable, some
-from ssd_jax.data.example import Example
+from ssd_jax.data.example import Example, Source
 from ssd_jax.data.image import UnreadableImage, decode, read
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
@@ -42,7 +42,7 @@ class Category(NamedTuple):
     name: str
 
 
-class COCOJson:
+class COCOJson(Source):
     """The images of a COCO annotation file, in its order; their files are in the folder `images`.
 
     Category ids may have gaps: label k is the category with the k-th smallest id. Crowds (`iscrowd`) are not trained
@@ -129,8 +129,9 @@ class COCOJson:
         if not rows:
             raise ValueError(f"{self.path}: images must be one or more; got none")
         images = []
+        self._numbered = all(whole(row["id"]) is not None for row in rows)
         for row in rows:
-            if (number := read_id(row["id"])) is None:
+            if (number := read_id(row["id"], numbered=self._numbered)) is None:
                 self._refuse("the id of an image must be a whole number or text", row["id"])
             name = self._line_of_text(row["file_name"], "file_name")
             sides = (self._side(row, side) for side in ("width", "height"))
@@ -217,10 +218,14 @@ class COCOJson:
 
     def _index(self, rows: list[Row], strict: bool):
         """Put the annotations into arrays, those of one image together."""
-        places = {image.id: i for i, image in enumerate(self._images)}
-        labels = {category.id: k for k, category in enumerate(self._categories, start=1)}
+        places: dict[object, int] = {image.id: i for i, image in enumerate(self._images)}
+        labels: dict[object, int] = {category.id: k for k, category in enumerate(self._categories, start=1)}
         numbers = [
-            (places.get(read_id(row["image_id"]), -1), labels.get(whole(row["category_id"]), 0)) for row in rows
+            (
+                places.get(read_id(row["image_id"], numbered=self._numbered), -1),
+                labels.get(whole(row["category_id"]), 0),
+            )
+            for row in rows
         ]
         for (place, label), row in zip(numbers, rows, strict=True):
             if place < 0 or label == 0:
@@ -240,7 +245,7 @@ class COCOJson:
         single = ~self._crowd
         self._table = BoxTable(
             self._owner[single],
-            coco_to_corner(self._bbox, self._sizes[self._owner].T)[single],
+            np.asarray(coco_to_corner(self._bbox, self._sizes[self._owner].T))[single],
             self._labels[single],
             np.zeros(single.sum(), bool),
             names=[image.file_name for image in self._images],
@@ -366,10 +371,17 @@ def whole(value: object) -> int | None:
     return int(value) if -(2**63) <= value < 2**63 and value == int(value) else None
 
 
-def read_id(value: object) -> int | str | None:
-    """Read the id of an image: a whole number, or text; None for anything else."""
+def read_id(value: object, *, numbered: bool) -> int | str | None:
+    """Read the id of an image; None for what is none.
+
+    In a file all ids are numbers (`numbered`), or all are text: pycocotools sorts them.
+    """
     number = whole(value)
-    return value if number is None and isinstance(value, str) and value else number
+    if numbered:
+        return number
+    if isinstance(value, str):
+        return value or None
+    return None if number is None else str(number)
 
 
 def finite(values: object, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from ssd_jax.data.image import UnreadableImage
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
 
-class Examples:
+class Examples(Source):
     """A sequence of `Example`s as a source: a list, or anything else with a length and items."""
 
     def __init__(self, examples: Sequence[Example], class_names: Sequence[str], *, inclusive: bool = False):
@@ -33,12 +33,8 @@ class Examples:
             )
         return example
 
-    def truth(self) -> COCOTruth | None:
-        """Return None: examples do not come from COCO."""
-        return None
 
-
-class Joined:
+class Joined(Source):
     """Several sources of the same classes, one after the other."""
 
     def __init__(self, sources: Sequence[Source]):
@@ -89,7 +85,7 @@ class Joined:
         return joined
 
 
-class Subset:
+class Subset(Source):
     """Some images of a source: a slice of it, or their indices."""
 
     def __init__(self, source: Source, images: slice | Sequence[int]):
@@ -125,7 +121,7 @@ class Subset:
         return {"images": images, "categories": truth["categories"], "annotations": annotations}
 
 
-class OnlyClasses:
+class OnlyClasses(Source):
     """Some classes of a source, numbered in the order given; images without an object of them have no boxes."""
 
     def __init__(self, source: Source, class_names: Sequence[str], *, allow_missing: bool = False):

@@ -44,18 +44,16 @@ class Example:
 class Source(Protocol):
     """A dataset: random access to its examples, and what is the same for all of them.
 
-    A class of your own need not inherit from this one; if it does, `truth` is there already.
+    A class of your own may inherit from this one, which gives it `truth`, but need not.
+
+    Attributes:
+      class_names: the classes; label k is `class_names[k - 1]`.
+      inclusive: whether corners name the last pixel inside a box, as PASCAL VOC's do: VOC's metric then adds 1 to
+        widths and heights.
     """
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes; label k is `class_names[k - 1]`."""
-        ...
-
-    @property
-    def inclusive(self) -> bool:
-        """Whether corners name the last pixel inside a box, as PASCAL VOC's do: VOC's metric then adds 1 to sides."""
-        ...
+    class_names: tuple[str, ...]
+    inclusive: bool
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...

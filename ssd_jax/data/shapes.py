@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from ssd_jax.data.example import Example
+from ssd_jax.data.example import Example, Source
 
 SUBPIXEL_BITS = 4  # cv2 draws at 1/16 of a pixel
 
@@ -26,7 +26,7 @@ OUTLINES = {
 }  # each [n, 2], (x, y), y downwards
 
 
-class Shapes:
+class Shapes(Source):
     """`length` images of shapes in front of a texture; image i follows from (seed, i) alone.
 
     Training and held-out images are two sources with different seeds. An image has no shape with

@@ -12,11 +12,11 @@ from ssd_jax.box import corner_to_xywh, to_pixels, yxyx_to_corner
 from ssd_jax.data.box_table import INVERTED, NO_SIZE
 from ssd_jax.data.classes import COCO_IDS
 from ssd_jax.data.coco import annotation
-from ssd_jax.data.example import Example
+from ssd_jax.data.example import Example, Source
 from ssd_jax.metrics.coco import COCOTruth
 
 
-class TFDS:
+class TFDS(Source):
     """A split of a detection dataset that TensorFlow Datasets prepared as array_record.
 
     Its features are those of TFDS's own `voc` and `coco`: "image", and "objects" with "bbox" and "label", perhaps
@@ -45,7 +45,7 @@ class TFDS:
 
         self.name, self.split, self._strict = name, split, strict
         try:  # from files alone: the code of stock coco, which `tfds.builder` would run, needs TensorFlow
-            builder = builder_from_files(name, data_dir=data_dir and str(data_dir))
+            builder: Any = builder_from_files(name, data_dir=data_dir and str(data_dir))
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
             raise ValueError(f"{name}: must be prepared by TFDS; got: {_first_line(error)}") from None
         splits = builder.info.splits
@@ -71,9 +71,9 @@ class TFDS:
         index = range(len(self))[index]
         row = self._rows[index]
         objects = row["objects"]
-        corners = yxyx_to_corner(np.array(objects["bbox"], np.float32).reshape(-1, 4))  # [n, 4]
+        corners = _corners(objects)  # [n, 4]
         n = len(corners)
-        sides = corner_to_xywh(corners)[:, 2:]  # [n, 2]
+        sides = np.asarray(corner_to_xywh(corners))[:, 2:]  # [n, 2]
         whole = (sides > 0).all(axis=1)  # [n]
         name = self._id(row, index)
         if self._strict and not whole.all():
@@ -96,21 +96,23 @@ class TFDS:
         """
         if self._category_ids is None:
             return None
-        truth: COCOTruth = {"images": [], "categories": [], "annotations": []}
+        categories = zip(self._category_ids, self.class_names, strict=True)
+        truth: COCOTruth = {
+            "images": [],
+            "categories": [{"id": number, "name": name} for number, name in categories],
+            "annotations": [],
+        }
         for row in self._rows:
             image_id, objects = int(row["image/id"]), row["objects"]
             width, height = PIL.Image.open(io.BytesIO(row["image"])).size
             name = _text(row["image/filename"])
             truth["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
-            corners = yxyx_to_corner(np.array(objects["bbox"], np.float32).reshape(-1, 4))  # [n, 4]
-            boxes = corner_to_xywh(to_pixels(corners, (height, width)))  # [n, 4]
+            boxes = np.asarray(corner_to_xywh(to_pixels(_corners(objects), (height, width))))  # [n, 4]
             columns = (objects[name] for name in ("label", "area", "is_crowd"))
             for bbox, label, area, crowd in zip(boxes.tolist(), *columns, strict=True):
                 number, category_id = 1 + len(truth["annotations"]), self._category_ids[int(label)]
                 area = area if area >= 0 else bbox[2] * bbox[3]  # below 0: not known
                 truth["annotations"].append(annotation(number, image_id, category_id, bbox, area, crowd))
-        categories = zip(self._category_ids, self.class_names, strict=True)
-        truth["categories"] += [{"id": number, "name": name} for number, name in categories]
         return truth
 
     def _ids_of_categories(self) -> tuple[int, ...]:
@@ -123,6 +125,11 @@ class TFDS:
 
     def _id(self, row: Mapping[str, Any], index: int) -> str:
         return _text(row.get("image/filename", b"")) or f"{self.name}-{self.split}-{index}"
+
+
+def _corners(objects: Mapping[str, Any]) -> np.ndarray:
+    """Return the boxes of an image, float32 [n, 4]."""
+    return np.asarray(yxyx_to_corner(np.array(objects["bbox"], np.float32).reshape(-1, 4)))
 
 
 def _text(text: bytes | str) -> str:

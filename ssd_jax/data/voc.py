@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_jax.data.box_table import BoxTable, some
 from ssd_jax.data.combine import check_class_names
-from ssd_jax.data.example import Example
+from ssd_jax.data.example import Example, Source
 from ssd_jax.data.image import UnreadableImage, decode, read
 
 logger = logging.getLogger("ssd_jax")
@@ -36,7 +36,7 @@ class Annotation(NamedTuple):
     objects: list[Object]
 
 
-class VOCFolder:
+class VOCFolder(Source):
     """The images of one split, or of several joined by "+" ("train+val"), in the order of the split's file.
 
     Corners become fractions as in Caffe (`ReadXMLToAnnotatedDatum`): xml / width, without subtracting VOC's

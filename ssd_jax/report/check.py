@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.class_names is not None:
         data["class_names"] = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
     # With strict, the first annotation error would end the report.
-    opening = {name: data[name] for name in inspect.signature(open_source).parameters if name in data}
+    opening: dict[str, Any] = {name: data[name] for name in inspect.signature(open_source).parameters if name in data}
     opening["strict"] = False
 
     source = open_source(options.kind, options.split, **opening)
@@ -111,7 +112,8 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(report.text(options.names))
     result = report.to_dict()
     if options.eval:
-        held_out = open_source(options.kind, options.eval, **opening | {"class_names": source.class_names})
+        opening["class_names"] = source.class_names
+        held_out = open_source(options.kind, options.eval, **opening)
         evaluation = check(held_out, max_boxes=data["max_boxes"])
         result["also_in_eval"] = shared = evaluation.also_in(report)
         print(f"evaluation  {evaluation.images:,} images, {evaluation.boxes:,} boxes")

@@ -54,13 +54,13 @@ def sheet(
         )
     )
     inputs = [batch.arrays[name] for name in ("images", "sizes", "boxes", "labels")]
-    images = [warp(image[:h, :w], image_size) for image, (h, w) in zip(inputs[0], inputs[1], strict=True)]
+    images = np.stack([warp(image[:h, :w], image_size) for image, (h, w) in zip(inputs[0], inputs[1], strict=True)])
     columns = [(images, inputs[2], inputs[3])]
     augment_batch = jax.jit(jax.vmap(partial(augment, image_size=image_size, options=augment_options)))
     for column in range(augmented):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), column), rows)
         images, boxes, labels = map(np.asarray, augment_batch(keys, *inputs))
-        pixels = np.rint(images + np.float32(MEAN_COLOUR)).astype(np.uint8)
+        pixels = np.rint(images + np.asarray(MEAN_COLOUR, np.float32)).astype(np.uint8)
         columns.append((pixels, boxes, labels))
     framed = [[_framed(*sample, source.class_names) for sample in zip(*column, strict=True)] for column in columns]
     return np.concatenate([np.concatenate(column) for column in framed], axis=1)
@@ -75,7 +75,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
 def _framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
     """Draw the boxes (corners, fractions [G, 4]; label 0 is padding) with their class names, and a grey border."""
     real = labels > 0  # [G]
-    corners, labels = to_pixels(boxes[real], image.shape[:2]), labels[real]
+    corners, labels = np.asarray(to_pixels(boxes[real], image.shape[:2])), labels[real]
     names = [class_names[label - 1] for label in labels.tolist()]
     drawn = draw_boxes(image, corners, labels, names, smallest_side=min(image.shape[:2]))
     return cv2.copyMakeBorder(drawn, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(GREY,) * 3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.data import COCOJson, decode, eval_batches, open_coco, open_source
+from ssd_jax.metrics import COCOMetric
 
 IMAGE = np.full((50, 100, 3), 77, np.uint8)
 
@@ -263,14 +264,22 @@ def test_numbers_may_be_text(root, how):
         np.testing.assert_array_equal(one.labels, other.labels)
 
 
-def test_ids_of_images_may_be_text(root):
+@pytest.mark.parametrize("ids", [{7: "i7", 3: "i3", 5: "i5"}, {7: "7a", 3: 3, 5: "5"}, {7: 7, 3: "three", 5: 5}])
+def test_ids_of_images_may_be_text(root, ids):
+    """If one id is text, all are: 3 is then "3", so that pycocotools can sort them."""
     changed = data()
     for image in changed["images"]:
-        image["id"] = f"i{image['id']}"
+        image["id"] = ids[image["id"]]
     for row in changed["annotations"]:
-        row["image_id"] = f"i{row['image_id']}"
+        row["image_id"] = ids[row["image_id"]]
     source = open_coco(write(root, changed), "train")
-    assert [len(e.boxes) for e in source] == [2, 0, 1] and source.truth()["images"][0]["id"] == "i7"
+    assert [len(e.boxes) for e in source] == [2, 0, 1]
+    truth = source.truth()
+    assert [image["id"] for image in truth["images"]] == [str(ids[i]) for i in (7, 3, 5)]
+    metric = COCOMetric(truth)
+    for image, found in zip(truth["images"], source, strict=True):
+        metric.add(image["id"], found.boxes * np.float32([100, 50, 100, 50]), np.ones(len(found.boxes)), found.labels)
+    assert metric.compute()["AP"] == 1
 
 
 @pytest.mark.parametrize("value", [0, -1, "-1", None, "0"])
