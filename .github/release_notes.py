@@ -13,7 +13,7 @@ def release_notes(version: str, changelog: str) -> str:
     Raises:
       ValueError: if the version has no section, or an empty one.
     """
-    section = re.search(rf"^## \[{re.escape(version)}\].*\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE)
+    section = re.search(rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE)
     if not section or not section[1].strip():
         raise ValueError(f"CHANGELOG.md must have a section for the version; got {version!r}")
     return section[1].strip()
