@@ -16,6 +16,7 @@ NOT_READ = {
 }
 # What torch.compile, DataParallel and Lightning put before the name of every tensor.
 PREFIXES = ("_orig_mod.", "module.", "model.")
+COUNTER = "n_averaged"  # what torch's AveragedModel adds beside its "module."
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -47,9 +48,16 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: names of tensors must be printable; got {name[:100]!r}")
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{path}: tensors must be of real numbers; got {name} of type {array.dtype}")
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), ""):
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return tensors
+    return without_prefixes(tensors)
+
+
+def without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Remove the `PREFIXES` that all names share, one after another, and `COUNTER` beside them."""
+    names = tensors.keys() - {COUNTER}
+    prefix = next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
+    if not prefix:
+        return tensors
+    return without_prefixes({name.removeprefix(prefix): a for name, a in tensors.items() if name != COUNTER})
 
 
 def _reader(start: bytes) -> Callable[[Path], dict[str, np.ndarray]]:

@@ -69,6 +69,7 @@ def test_pth_of_other_types(tmp_path, legacy):
         lambda d: {f"_orig_mod.{name}": tensor for name, tensor in d.items()},
         lambda d: {"state_dict": {f"model.{name}": tensor for name, tensor in d.items()}, "hyper_parameters": {}},
         lambda d: {"net": {f"module._orig_mod.{name}": tensor for name, tensor in d.items()}},
+        lambda d: {"ema": {f"module.{name}": t for name, t in d.items()} | {"n_averaged": d["0.bias"]}},
     ],
 )
 def test_pth_of_a_training_script(tmp_path, wrap):
