@@ -9,7 +9,7 @@ would read.
 
 from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
 from ssd_jax.data.coco import COCOJson, open_coco
-from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth, has_objects
+from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
 from ssd_jax.data.example import Example, Source
 from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
 from ssd_jax.data.open import KINDS, open_source
@@ -35,7 +35,6 @@ __all__ = [
     "coco_truth",
     "decode",
     "eval_batches",
-    "has_objects",
     "open_coco",
     "open_source",
     "pad_boxes",

@@ -1,7 +1,6 @@
 """Sources made of other sources: several joined, some of the images, some of the classes."""
 
 import bisect
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssd_jax.data.example import Example, Source
-from ssd_jax.data.image import UnreadableImage
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
 
@@ -178,18 +176,6 @@ def coco_truth(source: Source) -> COCOTruth | None:
     source of your own that has no method `truth` does not come from COCO.
     """
     return source.truth() if hasattr(source, "truth") else None
-
-
-def has_objects(source: Source, *, difficult: bool = True) -> bool:
-    """Tell whether any image of a source has an object; with `difficult=False`, one that is not difficult.
-
-    Reads images in order until it finds one, so a usual dataset costs one or two reads.
-    """
-    for index in range(len(source)):
-        with contextlib.suppress(UnreadableImage):  # which batches report
-            if (difficult | ~source[index].difficult).any():
-                return True
-    return False
 
 
 def check_class_names(class_names: Sequence[str]) -> None:

@@ -112,11 +112,25 @@ def _open_shapes(split: str, image_size: int) -> Shapes:
 def _function(path: str) -> Callable[[str], Source]:
     module, _, name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ValueError(f"{path}: the module must be importable; got: {error}") from None
     except AttributeError:
         raise ValueError(f"{path}: the module must have the function; {module} has no {name!r}") from None
+
+    def open_part(part: str) -> Source:
+        source = function(part)
+        lacking = [
+            name for name in ("__len__", "__getitem__", "class_names", "inclusive") if not hasattr(source, name)
+        ]
+        if lacking:
+            raise ValueError(
+                f"{path}: the function must return a source (see ssd_jax.data.Source); got an object of type "
+                f"{type(source).__name__} without {', '.join(lacking)}"
+            )
+        return source
+
+    return open_part
 
 
 def _with_classes(source: Source, class_names: tuple[str, ...], drop_other_classes: bool) -> Source:

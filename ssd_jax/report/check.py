@@ -25,6 +25,7 @@ from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet, write_png
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+OPTIONS = inspect.signature(open_source).parameters
 MOST_BOXES = 20_000  # coverage is measured on so many boxes at most, drawn at random
 
 
@@ -70,8 +71,8 @@ def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
       ValueError: there is no such config, or no such field.
     """
     if base is None:
-        data = {"root": "", "class_names": (), "drop_other_classes": False, "canvas_size": 512, "max_boxes": 64}
-        data |= {"train_difficult": True, "allow_outside": False, "image_size": 96}
+        data = {name: option.default for name, option in OPTIONS.items() if option.kind is option.KEYWORD_ONLY}
+        data |= {"canvas_size": 512, "max_boxes": 64, "train_difficult": True}
         config = ConfigDict({"data": data, "spec": dataclasses.asdict(SSD300_VOC)})
         config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))
         config.lock()
@@ -104,7 +105,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.class_names is not None:
         data["class_names"] = tuple(name.strip() for name in options.class_names.split(",") if name.strip())
     # With strict, the first annotation error would end the report.
-    opening: dict[str, Any] = {name: data[name] for name in inspect.signature(open_source).parameters if name in data}
+    opening: dict[str, Any] = {name: data[name] for name in OPTIONS if name in data}
     opening["strict"] = False
 
     source = open_source(options.kind, options.split, **opening)

@@ -1,8 +1,8 @@
 """Sources made of sources, and sources by name."""
 
-import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from ssd_jax.data import (
     Subset,
     VOCFolder,
     coco_truth,
-    has_objects,
     open_coco,
     open_source,
 )
@@ -154,12 +153,6 @@ def test_a_perfect_detector_on_joined_truth(coco):
     assert perfect(open_source("coco_json", "train+train", root=coco)) == 1
 
 
-def test_has_objects():
-    assert has_objects(A) and not has_objects(Subset(A, [1]))
-    hard = Examples([example("a1"), dataclasses.replace(example("h", 1), difficult=np.ones(1, bool))], ["cat"])
-    assert has_objects(hard) and not has_objects(hard, difficult=False)
-
-
 # -- by name
 
 
@@ -264,14 +257,30 @@ def test_strict_reaches_the_source(coco, voc):
 
 def test_open_a_function(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
-        "from test_combine import A\n\ndef pets(split):\n    return {'all': A}[split]\n"
+        "from test_combine import A\n\ndef pets(split):\n    return {'all': A}[split]\n\nlen = len\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert names(open_source("my_data:pets", "all[:67%]")) == ["a0", "a1"]
+    with pytest.raises(
+        ValueError, match=r"my_data:len: .* must return a source .*; got an object of type int without __len__, "
+    ):
+        open_source("my_data:len", "all")
     with pytest.raises(ValueError, match="my_data has no 'cars'"):
         open_source("my_data:cars", "all")
     with pytest.raises(ValueError, match="no_such:cars: the module must be importable; got: No module named"):
         open_source("no_such:cars", "all")
+
+
+def test_the_dataset_of_the_documentation(coco, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (tmp_path / "page_data.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    (tmp_path / "first.jpg").write_bytes((coco / "train" / "p7.jpg").read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("page_data:open", "train")
+    assert source.class_names == ("cat", "dog") and len(named(source)) == 1
+    batch = next(data.eval_batches(source, batch_size=1, image_size=8))
+    assert batch.info["readable"].all()
 
 
 @pytest.mark.parametrize("split", ["train[", "train[1]", "train[:x]", "[:1]", "train[:1]x", ""])
