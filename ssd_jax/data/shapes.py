@@ -1,15 +1,16 @@
-"""Drawn shapes: a built-in set for demos and tests, made on the fly, as long as one likes."""
+"""Drawn shapes: a dataset of any length for demos and tests, whose images are drawn when they are read."""
 
 import cv2
 import numpy as np
 
+from ssd_jax.box import xywh_to_corner
 from ssd_jax.data.example import Example, Source
 
 SUBPIXEL_BITS = 4  # cv2 draws at 1/16 of a pixel
 
 
 def _turns(n: int, start: float = -0.25) -> np.ndarray:
-    """n points on the unit circle, [n, 2], from the top clockwise."""
+    """Return n points on the unit circle, [n, 2], clockwise, by default from the top."""
     angle = 2 * np.pi * (start + np.arange(n) / n)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
@@ -27,14 +28,11 @@ OUTLINES = {
 
 
 class Shapes(Source):
-    """`length` images of shapes in front of a texture; image i follows from (seed, i) alone.
+    """Images of shapes in front of a texture; image i depends only on the seed and on i.
 
-    Training and held-out images are two sources with different seeds. An image has no shape with
-    probability `empty`, else 1 to `max_objects`, each fully inside, its longer side from `sizes[0]` to
-    `sizes[1]` of the image's (log-uniform), turned by up to 15 degrees, in a vivid colour that no other
-    shape of the image has. Shapes cover one another, but one that would leave less than `min_visible` of
-    another's pixels in sight is not drawn: so every shape in the image is in the ground truth. A box is
-    tight around what is in sight.
+    Shapes lie inside the image, are turned by up to 15 degrees, and have vivid colours, each its own. They cover one
+    another, but never so much that less than `min_visible` of a shape can be seen: so every shape in the image is in
+    the ground truth. A box is tight around the part that can be seen.
     """
 
     class_names = tuple(OUTLINES)
@@ -51,17 +49,33 @@ class Shapes(Source):
         empty: float = 0.05,
         min_visible: float = 0.6,
     ):
+        """Choose what to draw.
+
+        Args:
+          length: number of images.
+          seed: of everything random; training and evaluation use different ones.
+          image_size: side of the images, pixels.
+          max_objects: an image with shapes has from 1 to so many, each number equally often.
+          sizes: smallest and largest longer side of a shape, fractions of the image's side (log-uniform).
+          empty: probability of an image without shapes.
+          min_visible: least part of a shape's pixels that can be seen.
+
+        Raises:
+          ValueError: an argument is out of its range.
+        """
         if length < 1 or seed < 0:
-            raise ValueError(f"length is at least 1 and seed at least 0; got {length}, {seed}")
+            raise ValueError(f"length must be at least 1 and seed at least 0; got {length}, {seed}")
+        if image_size < 8:
+            raise ValueError(f"image_size must be at least 8; got {image_size}")
         if not 8 / image_size <= sizes[0] <= sizes[1] < 1:
             raise ValueError(
-                f"sizes are two rising fractions of the image, at least 8 pixels and less than 1; got {sizes} of "
+                f"sizes must be two rising fractions of the image, at least 8 pixels and less than 1; got {sizes} of "
                 f"{image_size} pixels"
             )
         if not 1 <= max_objects <= 100:
-            raise ValueError(f"max_objects is from 1 to 100; got {max_objects}")
+            raise ValueError(f"max_objects must be from 1 to 100; got {max_objects}")
         if not (0 <= empty <= 1 and 0 < min_visible <= 1):
-            raise ValueError(f"empty is in [0, 1] and min_visible in (0, 1]; got {empty}, {min_visible}")
+            raise ValueError(f"empty must be in [0, 1] and min_visible in (0, 1]; got {empty}, {min_visible}")
         self.length, self.seed, self.image_size = length, seed, image_size
         self.max_objects, self.sizes, self.empty, self.min_visible = max_objects, sizes, empty, min_visible
 
@@ -74,22 +88,27 @@ class Shapes(Source):
         image = _texture(random, self.image_size)
         owner, kinds = self._draw(random, image)  # [S, S], [n]
         boxes = [cv2.boundingRect((owner == k).view(np.uint8)) for k in range(1, len(kinds) + 1)]
-        x, y, w, h = np.array(boxes, np.float32).reshape(-1, 4).T
+        pixels = xywh_to_corner(np.array(boxes, np.float32).reshape(-1, 4))  # [n, 4]
         return Example(
             f"shapes-{self.seed}-{index}",
             image,
-            np.stack([x, y, x + w, y + h], axis=1) / np.float32(self.image_size),
+            np.asarray(pixels) / np.float32(self.image_size),
             np.array(kinds, np.int32) + np.int32(1),
             np.zeros(len(kinds), bool),
         )
 
     def _draw(self, random: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Draws into `image`; -> whose each pixel is (uint8 [S, S]: 0 the ground, k the k-th shape), kinds [n]."""
+        """Draw shapes into `image`.
+
+        Returns:
+          uint8 [S, S]: 0 where a pixel shows the ground, k where it shows the k-th shape; and the kinds of the n
+          shapes.
+        """
         n = 0 if random.random() < self.empty else int(random.integers(1, self.max_objects + 1))
         wanted = random.integers(0, len(OUTLINES), n)
         colours = _colours(random, n)  # [n, 3]
         owner, kinds = np.zeros(image.shape[:2], np.uint8), []
-        full = np.zeros(n + 1)  # pixels of each shape were it in front
+        full = np.zeros(n + 1)  # number of pixels of each shape if nothing covered it
         for kind, colour, place in zip(wanted, colours, random.random((n, 4)), strict=True):
             outline = [self._place(OUTLINES[self.class_names[kind]], *place)]
             k = len(kinds) + 1
@@ -103,7 +122,7 @@ class Shapes(Source):
         return owner, kinds
 
     def _place(self, outline: np.ndarray, size: float, turn: float, x: float, y: float) -> np.ndarray:
-        """The outline in 1/16 pixels, int32 [n, 2]; all four numbers are from 0 to 1."""
+        """Return the outline in 1/16 pixels, int32 [n, 2]; all four numbers are from 0 to 1."""
         smallest, largest = self.sizes
         angle = np.pi / 12 * (2 * turn - 1)
         points = outline @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -114,7 +133,7 @@ class Shapes(Source):
 
 
 def _texture(random: np.random.Generator, size: int) -> np.ndarray:
-    """A muted ground, uint8 [size, size, 3]: coarse blotches, thin lines, fine noise."""
+    """Draw a muted ground, uint8 [size, size, 3]: coarse blotches, thin lines, fine noise."""
     cells = int(random.integers(2, 9))
     grey = random.integers(60, 170)
     blotches = grey + random.integers(-30, 31, (cells, cells, 1)) + random.integers(-15, 16, (cells, cells, 3))
@@ -127,7 +146,7 @@ def _texture(random: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _colours(random: np.random.Generator, n: int) -> np.ndarray:
-    """n vivid colours, their hues evenly spread, [n, 3]."""
+    """Draw n vivid colours, their hues evenly spread, [n, 3]."""
     hue = random.random() + np.arange(n) / max(n, 1)  # [n]
     saturation, value = random.uniform(0.75, 1, (2, n, 1))
     pure = np.clip(np.abs((6 * hue[:, None] + (0, 4, 2)) % 6 - 3) - 1, 0, 1)  # [n, 3]

@@ -103,13 +103,13 @@ def test_images_may_lie_in_folders(root):
     assert decode(open_coco(write(root, changed), "train")[1].image).shape == (50, 100, 3)
 
 
-DIRT = {"reaching outside their image": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
+ERRORS = {"reaching outside their image": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
 
 
-@pytest.mark.parametrize("what", DIRT)
-def test_dirty_boxes_are_reported_or_refused(root, caplog, what):
+@pytest.mark.parametrize("what", ERRORS)
+def test_annotation_errors_are_reported_or_refused(root, caplog, what):
     def change(data):
-        data["annotations"][0]["bbox"] = DIRT[what]
+        data["annotations"][0]["bbox"] = ERRORS[what]
 
     assert refused(root, change, strict=True) == (
         f"{root}/annotations/instances_train.json: strict data has no boxes {what}; got 1, in p5.jpg"
@@ -121,7 +121,7 @@ def test_dirty_boxes_are_reported_or_refused(root, caplog, what):
     np.testing.assert_array_equal(boxes, np.float32([[0.9, 0, 1, 0.2]] if "outside" in what else np.zeros((0, 4))))
 
 
-def test_decimals_that_are_rounded_are_no_dirt(root):
+def test_rounded_decimals_are_no_error(root):
     changed = data()
     changed["annotations"][0]["bbox"] = [0.004, 0, 100.001, 50.001]
     np.testing.assert_array_equal(open_coco(write(root, changed), "train", strict=True)[2].boxes[:, 2:], [[1, 1]])

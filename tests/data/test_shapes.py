@@ -119,13 +119,14 @@ def test_through_batches():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(length=0), "length is at least 1 and seed at least 0; got 0, 0"),
+        (dict(length=0), "length must be at least 1 and seed at least 0; got 0, 0"),
         (dict(seed=-1), "got 9, -1"),
+        (dict(image_size=0), "image_size must be at least 8; got 0"),
         (dict(sizes=(0.05, 0.5)), r"at least 8 pixels and less than 1; got \(0.05, 0.5\) of 96 pixels"),
         (dict(sizes=(0.5, 0.2)), r"two rising fractions of the image.*got \(0.5, 0.2\)"),
         (dict(sizes=(0.5, 1.0)), r"got \(0.5, 1.0\)"),
-        (dict(max_objects=0), "max_objects is from 1 to 100; got 0"),
-        (dict(min_visible=0), r"empty is in \[0, 1\] and min_visible in \(0, 1\]; got 0.05, 0"),
+        (dict(max_objects=0), "max_objects must be from 1 to 100; got 0"),
+        (dict(min_visible=0), r"empty must be in \[0, 1\] and min_visible in \(0, 1\]; got 0.05, 0"),
         (dict(empty=1.5), "got 1.5, 0.6"),
     ],
 )

@@ -56,8 +56,8 @@ def test_every_kind_of_finding(voc):
     add("size", size=(99, 50))
     add("copy", file=(voc / "JPEGImages" / "outside.png").read_bytes())
     add("twice", ("dog", 1, 1, 9, 9), ("dog", 1, 1, 9, 9), ("cat", 1, 1, 9, 9))
-    test_voc.split(voc, "dirty", *names)
-    report = check(VOCFolder(voc, "dirty"))
+    test_voc.split(voc, "odd", *names)
+    report = check(VOCFolder(voc, "odd"))
     (cut,) = report.findings.pop("unreadable")
     assert cut.startswith("cut.jpg (the file is cut short")
     assert report.findings == {
