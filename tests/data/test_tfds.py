@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_jax import data
-from ssd_jax.data import open_source
+from ssd_jax.data import coco_truth, open_source
 from ssd_jax.data.tfds import TFDS
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra [tfds]")
@@ -37,10 +37,12 @@ def builder(data_dir):
                 "label": tfds.features.ClassLabel(names=["cat", "dog"]),
                 "is_difficult": np.bool_,
                 "is_crowd": np.bool_,
+                "area": np.int64,
             }
             features = {
                 "image": tfds.features.Image(),
                 "image/filename": tfds.features.Text(),
+                "image/id": np.int64,
                 "objects": tfds.features.Sequence(objects),
             }
             return tfds.core.DatasetInfo(
@@ -58,12 +60,14 @@ def builder(data_dir):
                     {
                         "image": io.BytesIO(png),
                         "image/filename": name,
+                        "image/id": 100 + k,
                         "objects": [
                             {
                                 "bbox": tfds.features.BBox(*map(float, box)),
                                 "label": label,
                                 "is_difficult": hard,
                                 "is_crowd": crowd,
+                                "area": -1 if hard else 30,  # below 0: not known
                             }
                             for box, label, hard, crowd in ROWS[name]
                         ],
@@ -95,6 +99,35 @@ def test_examples(data_dir):
     assert by_name["b.png"].boxes.shape == (0, 4)
     np.testing.assert_array_equal(by_name["c.png"].boxes, np.float32([[0.5, 0.5, 1, 0.75]]))  # without the crowd
     assert len(by_name["d.png"].boxes) == 0 and by_name["d.png"].dirt == ("box of no size",)
+
+
+def test_truth(data_dir):
+    """The ground truth in COCO's format, with crowds; an area that is not known is that of the box."""
+    source = open_source("tfds", "pets:train", root=data_dir, class_names=("dog", "eel", "cat"))
+    truth = coco_truth(source)
+    assert [image["file_name"] for image in truth["images"]] == [source[i].image_id for i in range(4)]
+    assert [category["name"] for category in truth["categories"]] == ["dog", "eel", "cat"]
+    images = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in truth["images"]}
+    classes = {category["id"]: category["name"] for category in truth["categories"]}
+    rows = {
+        (
+            *images[row["image_id"]],
+            classes[row["category_id"]],
+            *np.round(row["bbox"], 3),
+            row["area"],
+            row["iscrowd"],
+        )
+        for row in truth["annotations"]
+    }
+    assert rows == {
+        ("a.png", 30, 20, "dog", 6, 2, 12, 4, 30, 0),
+        ("a.png", 30, 20, "cat", 0, 0, 30, 20, 600, 0),
+        ("c.png", 30, 20, "cat", 15, 10, 15, 5, 30, 0),
+        ("c.png", 30, 20, "dog", 0, 0, 30, 20, 30, 1),
+        ("d.png", 30, 20, "cat", 15, 10, 15, 0, 30, 0),
+    }
+    both = coco_truth(open_source("tfds", "pets:train+pets:test", root=data_dir))
+    assert [image["id"] for image in both["images"]] == [1, 2, 3, 4, 5]
 
 
 def test_splits_are_joined_and_cut(data_dir):
