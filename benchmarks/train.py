@@ -14,6 +14,7 @@ two cores for a few minutes.
 import argparse
 import functools
 import gc
+import math
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import Table, best_times, machine, seconds
+from timing import Table, best_times, machine
 
 from ssd_jax import box
 from ssd_jax.augment import AugmentOptions, augment
@@ -65,13 +66,12 @@ class JaxStep:
         step = make_train_step(self.model, self.optimizer, self.priors, AugmentOptions())
         self.state = create_state(self.key, self.model, self.optimizer)
         self.compiled = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, self.key).compile()
-        memory = self.compiled.memory_analysis()  # None where the backend does not know
-        self.gigabytes = memory.temp_size_in_bytes / 1e9 if memory else float("nan")
+        memory = self.compiled.memory_analysis()
+        self.gigabytes = memory.temp_size_in_bytes / 1e9 if memory else math.nan
         images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
-        forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis() or {}
-        self.operations = 3 * forward.get(
-            "flops", float("nan")
-        )  # the backward pass has two products for each of the forward pass
+        forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis()
+        # The backward pass has two matrix products for each one of the forward pass.
+        self.operations = 3 * forward["flops"] if forward else math.nan
 
     def step(self, batch):
         self.state, metrics = self.compiled(self.state, batch, self.key)
@@ -240,6 +240,17 @@ def unless_too_large(make):
     return None
 
 
+def first_step(make):
+    """Return `make()` after its first step, which compiles it, or None if it does not fit."""
+
+    def run():
+        timed = make()
+        jax.block_until_ready(timed.steps(1))
+        return timed
+
+    return unless_too_large(run)
+
+
 def release_memory():
     gc.collect()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
@@ -250,14 +261,13 @@ def cell(table, rows, size, batch_size, dtype, peak, torchvision, options):
     """Measure one size, batch and type, and add a row to each table."""
     name = f"SSD{size}", dtype, batch_size
     count = 10 if on_gpu() else 1
-    step = unless_too_large(lambda: JaxStep(size, batch_size, dtype, options.width))
-    if step is None or not unless_too_large(lambda: seconds(lambda: step.steps(1))):
+    step = first_step(lambda: JaxStep(size, batch_size, dtype, options.width))
+    if step is None:
         table.row(*name, *["out of memory"], *["-"] * 6)
         return
     other = None
     if torchvision and size == 300:
-        other = unless_too_large(lambda: TorchvisionStep(torchvision, batch_size, dtype))
-        other = other if other and unless_too_large(lambda: seconds(lambda: other.steps(1))) else None
+        other = first_step(lambda: TorchvisionStep(torchvision, batch_size, dtype))
     variants = {"ssd_jax": functools.partial(step.steps, count)}
     if other:
         variants["torchvision"] = functools.partial(other.steps, count)

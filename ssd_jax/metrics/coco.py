@@ -3,7 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ssd_jax import box
 from ssd_jax.files import to_json, write_text
 from ssd_jax.metrics.checks import check_boxes, check_column, check_labels
 
-if TYPE_CHECKING:  # imported where it is used: those who only read COCO files do not need it
+if TYPE_CHECKING:  # imported where it is used, which reading COCO files does not need
     from pycocotools.coco import COCO
 
 
@@ -134,7 +134,7 @@ class COCOMetric:
         self._added[image_id] = None
         xywh = np.round(box.corner_to_xywh(boxes), 2)  # [d, 4]
         self.results += [
-            {"image_id": image_id, "category_id": self._category_ids[label - 1], "bbox": bbox, "score": score}
+            COCODetection(image_id=image_id, category_id=self._category_ids[label - 1], bbox=bbox, score=score)
             for label, bbox, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -151,10 +151,10 @@ class COCOMetric:
             raise ValueError("a metric must have at least one image; got none")
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
             truth = COCO()
-            truth.dataset = {"info": {}, **self._truth}
+            truth.dataset = cast("Any", {"info": {}, **self._truth})
             truth.createIndex()
             evaluation = COCOeval(truth, _load(truth, self.results), "bbox")
-            evaluation.params.imgIds = list(self._added)
+            evaluation.params.imgIds = cast("Any", list(self._added))  # text will do as an id
             evaluation.params.catIds = [category["id"] for category in self._categories]
             evaluation.evaluate()
             evaluation.accumulate()
@@ -175,7 +175,7 @@ class COCOMetric:
 def _load(truth: "COCO", results: list[COCODetection]) -> "COCO":
     """Return `truth.loadRes(results)`, which fails on an empty list and adds its own keys to the rows."""
     if results:
-        return truth.loadRes([dict(row) for row in results])
+        return truth.loadRes(cast("Any", [dict(row) for row in results]))
     empty = type(truth)()
     empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
     empty.createIndex()

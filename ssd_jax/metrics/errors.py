@@ -171,7 +171,7 @@ def confusion_matrix(metric: VOCMetric, *, iou_threshold: float = 0.5, score_thr
     classes = 1 + len(metric.class_names)
     matrix = np.zeros((classes, classes), int)
     np.add.at(matrix, (truth[counted], detections.labels[counted]), 1)
-    np.add.at(matrix, (missed, 0), 1)
+    matrix[:, 0] += np.bincount(missed, minlength=classes)
     return matrix
 
 
@@ -269,7 +269,8 @@ def suspect_annotations(errors: Errors, *, score_threshold: float = 0.7) -> tupl
     touched = np.zeros(len(errors.fate), bool)
     touched[errors.target[errors.target >= 0]] = True
     objects = np.flatnonzero((errors.fate == "missed") & ~touched)
-    return detections, objects[np.argsort(-box.area(errors.objects.boxes[objects]), kind="stable")]
+    area = np.asarray(box.area(errors.objects.boxes[objects]))
+    return detections, objects[np.argsort(-area, kind="stable")]
 
 
 def _match(

@@ -202,7 +202,7 @@ class VOCMetric:
             for name, of_class in overlaps.items():
                 true, ignored = match_detections(of_class, iou_threshold)
                 hits = np.cumsum(true[~ignored])  # [d']
-                result[name] = float(interpolate(hits, of_class.n_objects)) if of_class.n_objects else np.nan
+                result[name] = interpolate(hits, of_class.n_objects) if of_class.n_objects else np.nan
             return result
 
         aps = average_precisions(self.iou_threshold)
@@ -306,7 +306,7 @@ def pairs(image: np.ndarray, gt_image: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def pairs_iou(boxes: np.ndarray, gt_boxes: np.ndarray, *, inclusive: bool) -> np.ndarray:
     """Return the IoU [n] of boxes [n, 4] and gt_boxes [n, 4], row by row; `inclusive` as in `VOCMetric`."""
     edge = np.array([0, 0, 1, 1]) * inclusive  # from the last pixel inside to the edge of the box
-    return box.paired_iou(boxes + edge, gt_boxes + edge)
+    return np.asarray(box.paired_iou(boxes + edge, gt_boxes + edge))
 
 
 def best_of_pairs(d: np.ndarray, g: np.ndarray, iou: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +338,7 @@ def eleven_point(hits: np.ndarray, n_objects: int) -> float:
     """
     precision = hits / np.arange(1, len(hits) + 1)  # [d]
     recall = hits / n_objects  # [d]
-    return np.mean([np.max(precision[recall >= t], initial=0) for t in 0.1 * np.arange(11)])
+    return float(np.mean([np.max(precision[recall >= t], initial=0) for t in 0.1 * np.arange(11)]))
 
 
 def area_under_curve(hits: np.ndarray, n_objects: int) -> float:
@@ -350,7 +350,7 @@ def area_under_curve(hits: np.ndarray, n_objects: int) -> float:
     """
     precision = hits / np.arange(1, len(hits) + 1)  # [d]
     best = np.maximum.accumulate(precision[::-1])[::-1]  # [d] at this recall or a higher one
-    return np.sum(np.diff(hits, prepend=0) * best) / n_objects
+    return float(np.sum(np.diff(hits, prepend=0) * best) / n_objects)
 
 
 INTERPOLATIONS = {"11point": eleven_point, "area": area_under_curve}

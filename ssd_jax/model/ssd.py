@@ -184,7 +184,8 @@ def from_description(description: dict[str, Any]) -> SSD:
         options["backbone"] = options.pop("trunk")
     _check_names("options of a model", options, _options(SSD))
     _check_names("fields of a model's spec", options["spec"], _options(PriorSpec))
-    return SSD(**options | {"spec": PriorSpec(**deep_tuple(options["spec"]))})
+    options["spec"] = PriorSpec(**deep_tuple(options["spec"]))
+    return SSD(**options)
 
 
 def _options(kind: type) -> dict[str, bool]:
@@ -212,7 +213,7 @@ def init_variables(model: SSD, key: jax.Array) -> dict[str, PyTree]:
     Not compiled: call it inside a function that `compile_to_run_once` compiles, or call `initialise`.
     """
     size = model.spec.image_size
-    return model.init(key, jnp.zeros((1, size, size, 3)))
+    return dict(model.init(key, jnp.zeros((1, size, size, 3))))
 
 
 @partial(compile_to_run_once, static_argnames="model")

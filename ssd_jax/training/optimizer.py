@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -115,7 +116,7 @@ def make_optimizer(
         """Return zeros before `thaw_step`, then the updates of `inner`."""
         if not thaw_step:
             return optax.set_to_zero()
-        return optax.conditionally_mask(inner, lambda step: step >= thaw_step)
+        return optax.conditionally_mask(inner, lambda step, **_: jnp.asarray(step) >= thaw_step)
 
     def mask(params: PyTree) -> PyTree:
         return is_frozen(params, frozen)

@@ -3,17 +3,17 @@
 from functools import partial
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from ssd_jax.model import SSD, compile_to_run_once, init_variables
 
 PyTree = Any
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(struct.PyTreeNode):
     """What one step hands to the next; its shapes are the same on any number of devices.
 
     Attributes:
@@ -30,7 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: PyTree
     opt_state: PyTree
     skipped: jax.Array
-    ema: PyTree = flax.struct.field(default_factory=dict)
+    ema: PyTree = struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:

@@ -180,5 +180,5 @@ def moving_average(average: PyTree, latest: PyTree, *, decay: float, step: jax.A
       step: [], t = 0, 1, ...
     """
     t = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1 + t) / (10 + t))
-    return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, latest)
+    d = jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, b: d * a + (1 - d) * b, average, latest)

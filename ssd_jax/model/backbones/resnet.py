@@ -63,7 +63,8 @@ class ResNet50(nn.Module):
         # torchvision subtracts IMAGENET_MEAN, so the zeros that a convolution pads with must stand for that colour.
         shift = np.subtract(MEAN_COLOUR, IMAGENET_MEAN).astype(np.float32).reshape(1, 1, 1, 3)
         x = self.block(scaled(64, self.width), kernel=7, stride=2, name="conv1")(x + shift, train=train)
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        # pyright takes the type of `padding` from its default, a string.
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         for stage, (features, blocks, stride) in enumerate(STAGES, start=1):
             for k in range(blocks):
                 first = {"stride": stride, "project": True} if k == 0 else {}
