@@ -62,9 +62,9 @@ def test_outputs_and_parameter_counts(spec, classes, priors, parameters):
 
 def test_width_scales_every_layer_but_the_heads():
     _, variables = shapes_of(SSD(3, TINY, width=0.25))
-    trunk = variables["params"]["trunk"]
-    assert trunk["conv1_1"]["conv"]["kernel"].shape == (3, 3, 3, 16)
-    assert trunk["fc7"]["conv"]["kernel"].shape == (1, 1, 256, 256)
+    backbone = variables["params"]["trunk"]
+    assert backbone["conv1_1"]["conv"]["kernel"].shape == (3, 3, 3, 16)
+    assert backbone["fc7"]["conv"]["kernel"].shape == (1, 1, 256, 256)
     assert variables["params"]["conv6_2"]["conv"]["kernel"].shape == (3, 3, 64, 128)
     assert variables["params"]["conf1"]["conv"]["kernel"].shape == (3, 3, 256, 6 * 3)
 
