@@ -83,7 +83,11 @@ def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
             raise ValueError(f"--base must be a config file, or one of configs/ ({known}); got {base!r}")
         if str(CONFIGS.parent) not in sys.path:
             sys.path.append(str(CONFIGS.parent))  # a config may begin with `from configs import ...`
-        config = runpy.run_path(str(path))["get_config"]()
+        names = runpy.run_path(str(path))
+        if "get_config" not in names:
+            found = ", ".join(name for name in names if not name.startswith("_")) or "nothing"
+            raise ValueError(f"{path}: a config must define get_config; got {found}")
+        config = names["get_config"]()
     for flag in overrides:
         values = flags.FlagValues()
         try:

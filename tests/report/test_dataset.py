@@ -278,6 +278,12 @@ def test_a_wrong_base_is_one_line(voc, arguments, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_base_without_a_config(voc, tmp_path):
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(SystemExit, match=r"mine\.py: a config must define get_config; got x"):
+        main(["voc_folder", "train", f"--root={voc}", f"--base={tmp_path}/mine.py"])
+
+
 def test_an_unknown_flag(capsys):
     with pytest.raises(SystemExit):
         main(["voc_folder", "train", "--rot=x"])
