@@ -16,16 +16,23 @@ COLOURS = (
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
-    """The colour of a class, whose labels count from 1."""
+    """Return the RGB colour of a class, whose labels count from 1."""
     return COLOURS[(label - 1) % len(COLOURS)]
 
 
 def draw(
     image: np.ndarray, detections: Detections, class_names: Sequence[str], *, smallest_side: int = 400
 ) -> np.ndarray:
-    """Draw detections with class names and scores on a copy of an RGB uint8 image, the best on top.
+    """Draw detections with class names and scores on a copy of an image, the best on top.
 
-    For `smallest_side` see `draw_boxes`.
+    Args:
+      image: RGB uint8 [h, w, 3].
+      detections: of the image.
+      class_names: of labels 1, 2, ...
+      smallest_side: of `draw_boxes`.
+
+    Returns:
+      RGB uint8, larger than a small image.
     """
     boxes, scores, labels = (part[::-1] for part in detections)
     texts = [f"{class_names[label - 1]} {score:.2f}" for score, label in zip(scores, labels, strict=True)]
@@ -54,6 +61,7 @@ def draw_boxes(
     scale = max(canvas.shape[:2]) / 1000
     thickness, font = max(1, round(2 * scale)), max(0.4, 0.7 * scale)
     for box, label, text in zip(boxes, labels, texts, strict=True):
+        text = text.encode("ascii", "replace").decode()  # the font has no more; some characters crash OpenCV
         colour = colour_of(label)
         x0, y0, x1, y1 = (round(float(v) * zoom) for v in box)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thickness)

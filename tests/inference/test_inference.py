@@ -183,6 +183,12 @@ def test_drawing_leaves_the_image_alone_and_marks_the_box():
     assert top < 200  # the label stands above the box
 
 
+@pytest.mark.parametrize("name", ["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{SNOWMAN}", "\udcff", "a\nb", ""])
+def test_a_class_name_of_any_characters_can_be_drawn(name):
+    found = Detections(np.array([[100.0, 200, 300, 400]]), np.array([0.75]), np.array([1]))
+    assert draw(np.full((500, 600, 3), 90, np.uint8), found, (name,)).shape == (500, 600, 3)
+
+
 def test_a_small_image_is_enlarged_for_its_labels():
     found = Detections(np.array([[1.0, 1, 9, 9]]), np.array([0.5]), np.array([1]))
     assert draw(np.zeros((10, 20, 3), np.uint8), found, ("cat",), smallest_side=400).shape == (400, 800, 3)
