@@ -158,7 +158,36 @@ def read_coco(path: Path) -> Any:
     return metric.compute()
 
 
+def config_files() -> list[bytes]:
+    """Write the `config.json` of runs, of an older version, and of imported weights."""
+    from configs import shapes, ssd300_coco
+
+    data = {"source": "coco_json", "root": "COCO", "train": "train2017", "eval": "val2017", "class_names": ["cat"]}
+    configs = [
+        shapes.get_config().to_dict(),
+        ssd300_coco.get_config().to_dict(),
+        {"imported": ["SSD300"], "data": data},
+    ]
+    older = ssd300_coco.get_config().to_dict()
+    older["model"]["trunk"] = older["model"].pop("backbone")
+    return [json.dumps(config, indent=2).encode() for config in (*configs, older)]
+
+
+def read_config(path: Path) -> Any:
+    """Read a workdir's config, and what differs from another one, as a run that resumes does."""
+    from configs import ssd300_coco
+    from ssd_jax.loop.workdir import changes, load_config
+
+    return load_config(path.parent), changes(ssd300_coco.get_config(), path.parent)
+
+
 TARGETS: dict[str, Target] = {
+    "config_json": Target(
+        seeds=config_files,
+        read=read_config,
+        mutations=(*mutations.TEXT, *[mutations.change_json] * 6),
+        file="config.json",
+    ),
     "coco_json": Target(
         seeds=coco_files,
         read=read_coco,

@@ -103,7 +103,8 @@ def test_an_evaluation_that_is_stopped_says_so_and_has_no_results(data):
 def test_a_workdir_that_cannot_be_written_shows_its_numbers_first(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
-    blocked = tmp_path / "eval_val.json.partial"
+    blocked = tmp_path / "eval_val.json"
+    blocked.unlink(missing_ok=True)
     blocked.mkdir()
     known = set(flags.FLAGS)
     try:
