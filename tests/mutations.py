@@ -5,6 +5,7 @@ the structure keep checksums and lengths right, so that the reader behind them i
 """
 
 import contextlib
+import copy
 import io
 import itertools
 import json
@@ -171,7 +172,7 @@ def change_json(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
             other, place = rng.choice(places)
             parent[key] = json.loads(json.dumps(other[place]))
         else:
-            parent[key] = rng.choice(NASTY_VALUES)
+            parent[key] = copy.deepcopy(rng.choice(NASTY_VALUES))  # a later round may change it
     return json.dumps(value).encode()
 
 
