@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import absl.logging
 from absl import flags
@@ -88,10 +88,10 @@ class Output:
     the stream's encoding lacks are written as escapes.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         """Write to `stream`; Python makes it None where the program was started with it closed."""
-        self._nowhere = open(os.devnull, "w") if stream is None else None  # noqa: SIM115 (closed by __exit__)
-        self._stream = stream or self._nowhere
+        self._is_closed = stream is None
+        self._stream: TextIO = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115 (see __exit__)
 
     def write(self, text: str) -> int:
         """Write `text`."""
@@ -118,8 +118,8 @@ class Output:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
-        if self._nowhere:
-            self._nowhere.close()
+        if self._is_closed:
+            self._stream.close()
 
     def _drop(self) -> None:
         """Point the stream's file at the null device, where the buffer can be flushed, also when Python ends."""
@@ -160,7 +160,8 @@ def _mistake_in(path: str, error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, SyntaxError) and _same_file(error.filename, path):
             return f"{path}, line {error.lineno}: {(error.text or '').strip()}: {error.msg}"
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same_file(f.filename, path)]
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if _same_file(frame.f_code.co_filename, path)]
         if lines:
             line = linecache.getline(path, lines[-1]).strip()
             text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -192,8 +193,9 @@ def _wrong_field(argv: list[str], error: Exception) -> str | None:
 
 def _without_number(error: Exception) -> str:
     """Say what the operating system refused without the number of its error: "DIR: Permission denied"."""
-    system = isinstance(error, OSError) and error.strerror and error.filename
-    return f"{error.filename}: {error.strerror}" if system else str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _one_line(text: str) -> str:

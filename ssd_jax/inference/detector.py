@@ -1,12 +1,13 @@
 """A trained model, ready to find objects in images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
+from flax.typing import VariableDict
 
 from ssd_jax.box import to_pixels
 from ssd_jax.checkpoint import Checkpoints
@@ -59,7 +60,7 @@ class Detector:
     def __init__(
         self,
         model: SSD,
-        variables: Mapping[str, object],
+        variables: VariableDict,
         class_names: Sequence[str],
         *,
         step: int | None = None,
@@ -123,7 +124,8 @@ class Detector:
             row[:] = warp(image, self.model.spec.image_size)
         results = jax.device_get(self._detect(self.variables, batch))
         return [
-            Detections.from_model(*result, image.shape[:2]) for *result, image in zip(*results, images, strict=False)
+            Detections.from_model(boxes, scores, labels, image.shape[:2])
+            for boxes, scores, labels, image in zip(*results, images, strict=False)
         ]
 
 

@@ -1,11 +1,12 @@
 """From a model's outputs to detections: a pure function, the same for evaluation, images and export."""
 
-import numbers
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypedDict, Unpack
 
 import jax
+import numpy as np
+from flax.typing import VariableDict
 
 from ssd_jax.box import VARIANCES, clip, decode, make_priors, multiclass_nms
 from ssd_jax.model import SSD, preprocess
@@ -58,9 +59,7 @@ def select(
     return clip(boxes), scores, labels
 
 
-def make_detect(
-    model: SSD, **options: Unpack[SelectOptions]
-) -> Callable[[Mapping[str, object], jax.Array], Selected]:
+def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[VariableDict, jax.Array], Selected]:
     """Build `detect(variables, images uint8 [B, S, S, 3]) -> (corners [B, D, 4], scores [B, D], labels [B, D])`.
 
     The function is pure: jit it, map it over devices, or export it.
@@ -75,7 +74,7 @@ def make_detect(
     _check(options)
     select_one = partial(select, priors=make_priors(model.spec), **options)
 
-    def detect(variables: Mapping[str, object], images: jax.Array) -> Selected:
+    def detect(variables: VariableDict, images: jax.Array) -> Selected:
         offsets, logits = model.apply(variables, preprocess(images))
         return jax.vmap(lambda o, l: select_one(o, l))(offsets, logits)
 
@@ -96,10 +95,11 @@ def _check(options: Mapping[str, object]) -> None:
 
 
 def _check_fraction(name: str, value: object) -> None:
-    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 <= value <= 1):
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise ValueError(f"{name} must be a number in [0, 1]; got {value!r}")
 
 
 def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not (isinstance(value, numbers.Integral) and value >= 1):
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or int(value) < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")

@@ -1,5 +1,6 @@
 """Detect in image files and draw what was found."""
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -73,7 +74,8 @@ class JSONList:
 
     def __init__(self, path: Path) -> None:
         """Begin a list at `path`; a file that is there is replaced by the first item."""
-        self._path, self._file = path, None
+        self._path = path
+        self._file: io.FileIO | None = None
         self.length = 0
 
     def add(self, item: object) -> None:
@@ -84,14 +86,12 @@ class JSONList:
         """
         if self._file is None:
             self._file = self._path.open("wb", buffering=0)
-            before, text = 0, b"[\n"
-        else:
-            before, text = self._file.tell() - len(self.END), b",\n"
-        text += to_json(item, indent=2).encode() + self.END
+        file, end = self._file, self.END
+        before, text = (file.tell() - len(end), b",\n") if self.length else (0, b"[\n")
         try:
-            self._write(before, text)
+            _write(file, before, text + to_json(item, indent=2).encode() + end)
         except OSError:
-            self._write(before, self.END if before else b"[]\n")
+            _write(file, before, end if before else b"[]\n")
             raise
         self.length += 1
 
@@ -102,11 +102,12 @@ class JSONList:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, place: int, text: bytes) -> None:
-        self._file.seek(place)
-        self._file.truncate()
-        while text:
-            text = text[self._file.write(text) :]
+
+def _write(file: io.FileIO, place: int, text: bytes) -> None:
+    file.seek(place)
+    file.truncate()
+    while text:
+        text = text[file.write(text) or 0 :]
 
 
 def batched(images: Iterable[NamedImage], size: int) -> Iterator[list[NamedImage]]:

@@ -1,7 +1,7 @@
 """Evaluate a model on a dataset: VOC's average precision, and COCO's twelve numbers where its format is COCO's."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ssd_jax.inference import Detections, draw, load_detector, make_detect
 from ssd_jax.loop.build import NO_OBJECT, open_source
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.workdir import load_config, split_name
-from ssd_jax.metrics import COCOMetric, VOCMetric
+from ssd_jax.metrics import COCOMetric, COCOTruth, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
 from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, replicate, split
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
 
     finished: bool  # False if it was stopped
     results: Results
-    coco_results: list[dict[str, Any]]  # the detections as COCO's server takes them, for a COCO dataset
+    coco_results: Sequence[Mapping[str, Any]]  # the detections as COCO's server takes them, for a COCO dataset
 
 
 class Evaluator:
@@ -54,7 +54,7 @@ class Evaluator:
         samples = min(samples, len(source)) if is_first() else 0
         self._source, self._data = _Samples(source, samples), config.data
         self._detections: dict[int, Detections] = {}  # of the samples
-        self._truth = coco_truth(source) if is_first() else None
+        self._truth = self._source.truth() if is_first() else None
         self._image_size = model.spec.image_size
         self._batch_size = -(-config.eval.batch_size // jax.device_count()) * jax.device_count()
         detect = make_detect(model)
@@ -93,7 +93,7 @@ class Evaluator:
             height, width = size
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
             metric.add(index, corners, example.labels, example.difficult, *detections)
-            if coco:
+            if coco and self._truth:
                 coco.add(self._truth["images"][index]["id"], *detections)
         if not is_first():
             return Evaluation(finished=True, results={}, coco_results=[])
@@ -165,6 +165,9 @@ class _Samples:
             self._kept[index] = example
         return example
 
+    def truth(self) -> COCOTruth | None:
+        return coco_truth(self._source)
+
 
 def prefetch(items: Iterable[Any]) -> Iterator[Any]:
     """Prefetch one item, so that the devices compute the next batch while the host processes this one."""
@@ -205,7 +208,7 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Do what `evaluate` does, but write nothing."""
     config = load_config(workdir)
-    split = split or config.data.eval
+    split = split or str(config.data.eval)
     detector = load_detector(workdir, step=step)
     source = open_source(config.data, split, class_names=detector.class_names)
     evaluation = Evaluator(detector.model, source, config)(replicate(detector.variables))
