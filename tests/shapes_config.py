@@ -1,4 +1,4 @@
-"""The config of a short training on drawn shapes, with augmentation, that a test can repeat in other processes."""
+"""Config of a short training on drawn shapes with augmentation, for tests that start other processes."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""From a config to the objects it names."""
+"""Make the objects that a config describes."""
 
 import dataclasses
 import functools
@@ -30,25 +30,25 @@ FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that a config names, before the first step."""
+    """What a config describes, before the first step."""
 
     config: ConfigDict
     source: Source
     eval_source: Source
     model: SSD
     schedule: optax.Schedule
-    shapes: TrainState  # of the state, with its dtypes
+    shapes: TrainState  # shapes and dtypes of the state
     create: Callable[[], TrainState]  # draws the first state
-    key: jax.Array  # of all that is random in a step
+    key: jax.Array  # of everything random in a step
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, split batch, key), over all devices
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint must hold for the model to be used."""
+        """Return what a checkpoint stores beside the state, so that it can be loaded without the config."""
         return {"model": describe(self.model), "class_names": list(self.source.class_names)}
 
     def summary(self) -> str:
-        """Say in one line what will run on what."""
+        """Describe the run in one line: devices, batch, model and data."""
         kind = jax.local_devices()[0].device_kind
         parameters = sum(array.size for array in jax.tree.leaves(self.shapes.params))
         return (
@@ -59,7 +59,7 @@ class Run:
         )
 
     def first_state(self) -> tuple[TrainState, str]:
-        """The state of a new run, which may start from weights, and what is to be said of that."""
+        """Return the state of a new run, and a clause about the weights that it starts from."""
         state = self.create()
         if not self.config.init_from:
             return state, ""
@@ -69,7 +69,7 @@ class Run:
         return state.starting_from(variables), f"; starting from {origin}"
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """This process's share of every batch from `start_step` on."""
+        """Iterate over this process's share of every batch, from `start_step` on."""
         data = self.config.data
         return train_batches(
             self.source,
@@ -87,20 +87,21 @@ class Run:
         )
 
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Make one step on a batch of `batches`; the state given is used up."""
+        """Make one training step on a batch of `batches`. The state that is passed in must not be used again."""
         return self.step(state, split(batch.arrays, jax.local_device_count()), self.key)
 
 
 def build(config: ConfigDict) -> Run:
-    """Open the data, make the model that fits it, and what trains it.
+    """Open the data, make the model for its classes, and compile nothing yet.
 
     Raises:
       ValueError: for data or a config that cannot be used.
+      FileNotFoundError: if a file or folder of the data is missing.
     """
     config = complete(config)
     devices = jax.device_count()
     if config.batch_size < 1 or config.batch_size % devices:
-        raise ValueError(f"batch_size must be a positive multiple of the {devices} devices, got {config.batch_size}")
+        raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
     schedule = make_schedule(steps=config.steps, **plain(config.schedule))
     optimizer = make_optimizer(schedule, **plain(config.optimizer))
     source = open_source(config.data, config.data.train)

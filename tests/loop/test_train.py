@@ -197,7 +197,7 @@ def test_a_signal_ends_the_run_with_a_saved_step_and_the_same_call_goes_on(
     [
         ({"data.root": ""}, "data.root must name a VOC folder: pass --config.data.root=DIR"),
         ({"data.source": "folder"}, r"a dataset must be one of .*, or module:function; got 'folder'"),
-        ({"batch_size": 6}, "batch_size must be a positive multiple of the 4 devices, got 6"),
+        ({"batch_size": 6}, "batch_size must be a positive multiple of the 4 devices; got 6"),
         ({"augment.crop_trials": 0}, "crop_trials must be at least 1"),
     ],
 )
