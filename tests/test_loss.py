@@ -115,6 +115,60 @@ def test_any_finite_input_gives_finite_sums_and_gradients():
     assert all(np.all(np.isfinite(slope)) for slope in slopes)
 
 
+def spoil(array, place, value):
+    spoilt = array.copy()
+    spoilt[place] = value
+    return spoilt
+
+
+POSITIVE_3 = np.flatnonzero(scene(3)[3])[0]  # a prior of scene(3) that is matched, and one that is neither
+EASY_3 = np.argmax(scene(3)[1][:, 0] - scene(3)[1][:, 1:].max(axis=1) - 100 * (scene(3)[3] > 0))
+ANYWHERE = {
+    "everywhere": np.s_[:],
+    "one class": np.s_[:, 1],
+    "all of a positive": np.s_[POSITIVE_3],
+    "one of a positive": np.s_[POSITIVE_3, 2],
+    "background of a positive": np.s_[POSITIVE_3, 0],
+    "all of an easy negative": np.s_[EASY_3],
+    "one of an easy negative": np.s_[EASY_3, 1],
+}
+
+
+@pytest.mark.parametrize("positives", [12, 0])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("place", ANYWHERE.values(), ids=ANYWHERE)
+def test_a_prediction_that_is_not_finite_shows_in_the_loss_and_in_the_norm_of_the_gradient(place, value, positives):
+    offsets, logits, targets, labels = scene(3)
+    labels = labels if positives else 0 * labels
+    for predictions in ((spoil(offsets, place, value), logits), (offsets, spoil(logits, place, value))):
+        sums, slopes = loss_and_slopes(*predictions, targets, labels)
+        assert not np.isfinite(sums[0] + sums[1])
+        for total, predicted, slope in zip(sums, predictions, slopes, strict=True):
+            assert np.isfinite(total) == np.isfinite(predicted).all()
+            assert np.isfinite(np.linalg.norm(slope)) == np.isfinite(predicted).all()
+
+
+@jax.jit
+def loss_and_slopes(offsets, logits, targets, labels):
+    def total(offsets, logits):
+        sums = loss.multibox_loss(offsets, logits, targets, labels)[:2]
+        return sum(sums), sums
+
+    slopes, sums = jax.grad(total, argnums=(0, 1), has_aux=True)(offsets, logits)
+    return sums, slopes
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_the_parts_of_the_loss_hide_no_infinity(value):
+    assert not np.isfinite(loss.smooth_l1(np.float32(value)))
+    assert not np.isfinite(jax.grad(loss.smooth_l1)(np.float32(value)))
+
+
+def test_an_infinite_loss_is_harder_than_any_finite_one():
+    losses = np.float32([3e38, np.inf, 2e9, 1e9, 0])
+    np.testing.assert_array_equal(loss.hard_negatives(losses, np.arange(5) == 4, 1), np.arange(5) == 1)
+
+
 def test_hard_negatives_of_any_floats_are_ordered_as_numbers():
     losses = np.float32([0.0, -0.0, 2e-38, -2e-38, 1e9, -1e9, 1, -1, 1.0000001, 3])
     for positives in range(1, 4):

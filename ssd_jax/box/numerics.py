@@ -30,19 +30,21 @@ Scalar = int | float | Real[Array, ""]
 LIMIT = 1e9
 
 
-def widen(*arrays, scalars=()):
+def widen(*arrays, scalars=(), keep_infinite=False):
     """(numpy or jax.numpy, *arrays as float32 or wider, *scalars in their dtype), arrays saturated at +-1e9.
 
-    JAX if any of them is JAX's. Integers, bfloat16 and float16 become float32; float64 stays.
+    JAX if any of them is JAX's. Integers, bfloat16 and float16 become float32; float64 stays. With `keep_infinite`
+    only finite values saturate.
     """
     xp = jnp if any(isinstance(a, jax.Array) for a in (*arrays, *scalars)) else np
     arrays = [xp.asarray(a) for a in arrays]
     dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
-    return (
-        xp,
-        *(bounded(xp, a.astype(dtype), -LIMIT, LIMIT) for a in arrays),
-        *(xp.asarray(s).astype(dtype) for s in scalars),
-    )
+
+    def saturate(a):
+        saturated = bounded(xp, a, -LIMIT, LIMIT)
+        return xp.where(xp.isfinite(a), saturated, a) if keep_infinite else saturated
+
+    return xp, *(saturate(a.astype(dtype)) for a in arrays), *(xp.asarray(s).astype(dtype) for s in scalars)
 
 
 def varying_as(data, start):

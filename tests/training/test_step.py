@@ -92,7 +92,19 @@ def overflowing_gradient(params):
         params[head]["conv"]["kernel"] *= 1e-20
 
 
-@pytest.mark.parametrize(("damage", "finite_loss"), [(nan_in_the_backbone, False), (overflowing_gradient, True)])
+def infinite_logits(params):
+    """Let the first map's head predict +inf for every class, so that their differences are not numbers."""
+    params["conf0"]["conv"]["bias"] += jnp.inf
+
+
+def infinite_offsets(params):
+    params["loc0"]["conv"]["bias"] -= jnp.inf
+
+
+@pytest.mark.parametrize(
+    ("damage", "finite_loss"),
+    [(nan_in_the_backbone, False), (infinite_logits, False), (infinite_offsets, False), (overflowing_gradient, True)],
+)
 def test_an_update_that_is_not_finite_moves_nothing_but_the_counters(state, skipping, damage, finite_loss):
     params = jax.tree.map(jnp.copy, state.params)
     damage(params)
