@@ -10,7 +10,7 @@ from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_sh
 @jax.jit
 def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
     """0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3)."""
-    _, x = widen(jnp.asarray(x), keep_infinite=True)
+    _, x = widen(jnp.asarray(x), infinite_to_nan=True)
     size = jnp.abs(x)
     return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
 
@@ -20,11 +20,10 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Sc
     """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
     check_shape("loss", loss, "P")
     check_shape("positive", positive, len(loss))
-    positive = jnp.asarray(positive).astype(bool)
-    _, loss = widen(jnp.asarray(loss), keep_infinite=True)
+    loss, positive = jnp.asarray(loss).astype(jnp.float32), jnp.asarray(positive).astype(bool)
     positives, negatives = jnp.sum(positive, dtype=jnp.int32), jnp.sum(~positive, dtype=jnp.int32)
     count = jnp.minimum((ratio * positives.astype(jnp.float32)).astype(jnp.int32), negatives)
-    rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss.astype(jnp.float32))))  # [P]
+    rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss)))  # [P]
     rank = jax.lax.optimization_barrier(rank)  # computed again for each use, it could be rounded in two ways
     zero = varying_as(rank, jnp.uint32(0))
     threshold = _last(32, zero, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
@@ -66,14 +65,15 @@ def multibox_loss(
     check_shape("logits", logits, len(offsets), "C")
     check_shape("target_offsets", target_offsets, *offsets.shape)
     check_shape("target_labels", target_labels, len(offsets))
-    _, offsets, logits, target_offsets = widen(jnp.asarray(offsets), logits, target_offsets, keep_infinite=True)
+    _, offsets, logits, target_offsets = widen(jnp.asarray(offsets), logits, target_offsets, infinite_to_nan=True)
     target_labels = jnp.asarray(target_labels)
     positive = target_labels > BACKGROUND  # [P]
     error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
     entropy = cross_entropy(logits, target_labels)  # [P]
     chosen = positive | hard_negatives(entropy, positive, negative_ratio)
-    loc_sum = jnp.sum(jnp.where(positive, error, 0)) + _zero_if_finite(offsets)
-    conf_sum = jnp.sum(jnp.where(chosen, entropy, 0)) + _zero_if_finite(logits)
+    # A prior whose prediction is not finite counts wherever it is, so that no divergence stays unseen.
+    loc_sum = jnp.sum(jnp.where(positive | jnp.isnan(error), error, 0))
+    conf_sum = jnp.sum(jnp.where(chosen | jnp.isnan(entropy), entropy, 0))
     return loc_sum, conf_sum, jnp.sum(positive, dtype=jnp.int32)
 
 
@@ -92,11 +92,6 @@ def _cross_entropy_jvp(primals, tangents):
     slope = jnp.exp(logits - normaliser[:, None]) - is_label.astype(logits.dtype)
     slope = slope + 0 * chosen[:, None]  # NaN where the label is none
     return normaliser - chosen, jnp.sum(slope * tangents[0], axis=1)
-
-
-def _zero_if_finite(x):
-    """0, with gradient 0; but NaN if any element is not finite, with the gradient NaN at these elements."""
-    return jnp.sum(x * jnp.where(jnp.isfinite(x), 0.0, jnp.nan))
 
 
 def _chosen(logits, labels):

@@ -22,7 +22,7 @@ def encode(
     check_shape("priors", priors, *corners.shape)
     xp, boxes, priors, vx, vy, vw, vh = widen(corner_to_center(corners), priors, scalars=variances)
     (cx, cy, w, h), (px, py, pw, ph) = boxes.T, priors.T
-    w, h, pw, ph = (maximum(xp, side, NO_SIDE) for side in (w, h, pw, ph))
+    w, h, pw, ph = (maximum(side, NO_SIDE) for side in (w, h, pw, ph))
     return xp.stack([(cx - px) / pw / vx, (cy - py) / ph / vy, xp.log(w / pw) / vw, xp.log(h / ph) / vh], axis=-1)
 
 
@@ -37,5 +37,5 @@ def decode(
     check_shape("priors", priors, *offsets.shape)
     xp, offsets, priors, vx, vy, vw, vh = widen(offsets, priors, scalars=variances)
     (tx, ty, tw, th), (px, py, pw, ph) = offsets.T, priors.T
-    w, h = (xp.exp(minimum(xp, t, LARGEST_LOG_SIZE)) for t in (tw * vw, th * vh))
+    w, h = (xp.exp(minimum(t, LARGEST_LOG_SIZE)) for t in (tw * vw, th * vh))
     return center_to_corner(xp.stack([px + tx * vx * pw, py + ty * vy * ph, pw * w, ph * h], axis=-1))

@@ -140,15 +140,15 @@ def _greedy(corners, valid, iou_threshold):
         return valid
     block = min(BLOCK, count)
     padding = (0, -count % block)
-    sides = jnp.pad(jnp.stack(upright(jnp, corners)), ((0, 0), padding))  # [4, K]
+    sides = jnp.pad(jnp.stack(upright(corners)), ((0, 0), padding))  # [4, K]
     valid = jnp.pad(valid, padding)
 
     def step(state):
         keep, start = state
         here = jax.lax.dynamic_slice_in_dim(sides, start, block, axis=1)  # [4, T]
-        overlaps = broadcast_iou(jnp, sides[:, :, None], here[:, None, :]) > iou_threshold  # [K, T]
+        overlaps = broadcast_iou(sides[:, :, None], here[:, None, :]) > iou_threshold  # [K, T]
         free = jax.lax.dynamic_slice_in_dim(valid, start, block) & ~jnp.any(overlaps & keep[:, None], axis=0)
-        overlaps = broadcast_iou(jnp, here[:, :, None], here[:, None, :]) > iou_threshold  # [T, T]
+        overlaps = broadcast_iou(here[:, :, None], here[:, None, :]) > iou_threshold  # [T, T]
         keep = jax.lax.dynamic_update_slice_in_dim(keep, _fixed_point(overlaps, free), start, 0)
         return keep, start + block
 

@@ -1,6 +1,12 @@
-"""The numerics that all of box shares: one dtype rule, one shape check, maxima whose gradient survives rounding."""
+"""The numerics that all of box shares: one rule for dtypes, one check of shapes, maxima that keep their gradient.
 
+`xp` is `numpy` or `jax.numpy`, whichever the arrays belong to.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +17,16 @@ try:
 except ImportError:
 
     class _Plain:
-        """Stands in for jaxtyping's dtypes: `Float[Array, "n 4"]` is then just `Array`."""
+        """Stand in for jaxtyping's dtypes: `Float[Array, "n 4"]` is then just `Array`."""
 
-        def __class_getitem__(cls, item):
+        def __class_getitem__(cls, item: Any) -> Any:
             return item[0]
 
     Bool = Float = Int = Real = _Plain
 
 __all__ = [
     *("Array", "Bool", "Float", "Int", "Real", "Scalar"),
-    *("bounded", "check_shape", "maximum", "minimum", "varying_as", "widen"),
+    *("bounded", "check_shape", "maximum", "minimum", "namespace", "varying_as", "widen"),
 ]
 
 Array = jax.Array | np.ndarray | np.generic
@@ -30,34 +36,56 @@ Scalar = int | float | Real[Array, ""]
 LIMIT = 1e9
 
 
-def widen(*arrays, scalars=(), keep_infinite=False):
-    """(numpy or jax.numpy, *arrays as float32 or wider, *scalars in their dtype), arrays saturated at +-1e9.
+def namespace(*arrays: Any) -> ModuleType:
+    """Return `jax.numpy` if any of the arrays is JAX's, else `numpy`."""
+    return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
-    JAX if any of them is JAX's. Integers, bfloat16 and float16 become float32; float64 stays. With `keep_infinite`
-    only finite values saturate.
+
+def widen(*arrays: Any, scalars: Any = (), infinite_to_nan: bool = False) -> tuple[Any, ...]:
+    """Bring arrays and scalars to one dtype, and saturate the arrays at +-1e9.
+
+    Integers, bfloat16 and float16 become float32; float64 stays. All become JAX's if one of them is.
+
+    Args:
+      arrays: arrays, or lists of numbers.
+      scalars: numbers that are not saturated.
+      infinite_to_nan: turn infinities into NaN; by default they saturate. NaN stays NaN either way.
+
+    Returns:
+      (xp, *arrays, *scalars).
     """
-    xp = jnp if any(isinstance(a, jax.Array) for a in (*arrays, *scalars)) else np
-    arrays = [xp.asarray(a) for a in arrays]
+    xp = namespace(*arrays, *scalars)
+    arrays = tuple(xp.asarray(a) for a in arrays)
     dtype = np.float64 if any(a.dtype == np.float64 for a in arrays) else np.float32
 
-    def saturate(a):
-        saturated = bounded(xp, a, -LIMIT, LIMIT)
-        return xp.where(xp.isfinite(a), saturated, a) if keep_infinite else saturated
+    def saturate(a: Any) -> Any:
+        saturated = bounded(a, -LIMIT, LIMIT)
+        return xp.where(xp.isfinite(a), saturated, a - a) if infinite_to_nan else saturated
 
     return xp, *(saturate(a.astype(dtype)) for a in arrays), *(xp.asarray(s).astype(dtype) for s in scalars)
 
 
-def varying_as(data, start):
-    """`start`, for a loop that turns it into what depends on `data`.
+def varying_as(data: jax.Array, start: Any) -> Any:
+    """Return `start`, the first state of a loop whose later states depend on `data`.
 
-    In a `jax.shard_map` the two must vary over the same axes of the mesh: here by a False that comes from `data`.
+    In a `jax.shard_map` the states of a loop must vary over the same axes of the mesh. So this makes `start` depend
+    on `data` too, by a False that is computed from it.
     """
     never = jnp.any(data[:0])
     return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), start)
 
 
-def check_shape(name, array, *shape):
-    """ValueError unless `array` has this shape; a letter is any length, a leading `...` any axes."""
+def check_shape(name: str, array: Any, *shape: str | int) -> None:
+    """Check the shape of an array.
+
+    Args:
+      name: what the error calls the array.
+      array: an array, or lists of numbers.
+      shape: length of each axis; a letter stands for any length, a leading `...` for any axes.
+
+    Raises:
+      ValueError: if the array has another shape.
+    """
     got = np.shape(array)
     wanted = shape[1:] if shape[0] == "..." else shape
     tail = got[len(got) - len(wanted) :] if shape[0] == "..." else got
@@ -67,59 +95,41 @@ def check_shape(name, array, *shape):
         raise ValueError(f"{name} must have shape [{rule}]; got {list(got)}")
 
 
-# Maximum and minimum with a gradient that survives rounding: XLA may compute a value twice and round it in two ways.
-# Before 0.12 jax asks which argument equals the maximum; then neither may, and the gradient is lost
-# (jax-ml/jax#40564). Here the arguments are compared with each other. Delete when jax >= 0.12 is required.
-
-
-def maximum(xp, a, b):
-    """`xp.maximum` of an array and an array or number; equal ones share the gradient."""
-    return np.maximum(a, b) if xp is np else _maximum(a, b)
-
-
-def minimum(xp, a, b):
-    """`xp.minimum` of an array and an array or number; equal ones share the gradient."""
-    return np.minimum(a, b) if xp is np else _minimum(a, b)
-
-
-def bounded(xp, a, low, high):
-    """`xp.clip` of an array."""
-    return np.clip(a, low, high) if xp is np else _bounded(a, low, high)
-
-
-# Compiled, they are as fast as jax.numpy's where nothing around them is; inlined, they are nothing apart where it is.
+# Makes eager calls fast; `inline` leaves no trace of it inside other compiled functions.
 _compiled = partial(jax.jit, inline=True)
 
 
-@_compiled
-def _maximum(a, b):
-    return _larger(a, jnp.asarray(b, a.dtype))
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger of an array and an array or number, elementwise; of equal ones `a` gets the gradient."""
+    return np.maximum(a, b) if namespace(a, b) is np else _larger(a, jnp.asarray(b, a.dtype))
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """Return the smaller of an array and an array or number, elementwise; of equal ones `a` gets the gradient."""
+    return np.minimum(a, b) if namespace(a, b) is np else _smaller(a, jnp.asarray(b, a.dtype))
+
+
+def bounded(a: Any, low: Any, high: Any) -> Any:
+    """Return the array within the bounds, elementwise; a value on a bound keeps its gradient."""
+    return np.clip(a, low, high) if namespace(a, low, high) is np else _bounded(a, low, high)
 
 
 @_compiled
-def _minimum(a, b):
-    return _smaller(a, jnp.asarray(b, a.dtype))
+def _bounded(a: Any, low: Any, high: Any) -> jax.Array:
+    return jnp.where(a < low, low, jnp.where(a > high, high, a))
 
 
-@_compiled
-def _bounded(a, low, high):
-    return _minimum(_maximum(a, low), high)
+def _with_safe_gradient(extremum: Callable, wins: Callable) -> Callable:
+    """Let the gradient of an extremum of two go to `a` where it wins, else to `b`.
+
+    XLA may compute a value twice and round it in two ways. Before 0.12, jax compares each argument with the result:
+    if neither is equal to it, the gradient is lost (jax-ml/jax#40564). Here the arguments are compared with each
+    other. Delete this function when jax >= 0.12 is required.
+    """
+    function = jax.custom_jvp(lambda a, b: extremum(a, b))
+    function.defjvp(lambda primals, tangents: (extremum(*primals), jnp.where(wins(*primals), *tangents)))
+    return _compiled(function)
 
 
-@jax.custom_jvp
-def _larger(a, b):
-    return jnp.maximum(a, b)
-
-
-@jax.custom_jvp
-def _smaller(a, b):
-    return jnp.minimum(a, b)
-
-
-def _is_larger(a, b):
-    """1 where a is larger than b, 1/2 where they are equal."""
-    return jnp.where(a > b, 1, jnp.where(a >= b, 0.5, 0))
-
-
-_larger.defjvps(lambda da, _, a, b: _is_larger(a, b) * da, lambda db, _, a, b: _is_larger(b, a) * db)
-_smaller.defjvps(lambda da, _, a, b: _is_larger(b, a) * da, lambda db, _, a, b: _is_larger(a, b) * db)
+_larger = _with_safe_gradient(jnp.maximum, jnp.greater_equal)
+_smaller = _with_safe_gradient(jnp.minimum, jnp.less_equal)

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssd_jax.box.numerics import maximum
+
 Init = Callable[..., jax.Array]
 
 INITS: dict[str, Init] = {
@@ -129,13 +131,8 @@ def pool2(x: jax.Array) -> jax.Array:
     batch, height, width, features = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, features)
-    x = _larger(x[:, :, :, :, 0], x[:, :, :, :, 1])
-    return _larger(x[:, :, 0], x[:, :, 1])
-
-
-def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The maximum, whose gradient goes to `a` where they are equal; jnp.maximum may lose it (see box/extrema.py)."""
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+    x = maximum(x[:, :, :, :, 0], x[:, :, :, :, 1])
+    return maximum(x[:, :, 0], x[:, :, 1])
 
 
 def pool5(x: jax.Array) -> jax.Array:
