@@ -1,7 +1,8 @@
-"""Prior (default) boxes: the released specs and the paper's linear formula (SSD, section 2.2)."""
+"""Prior (default) boxes: the released configurations, and the paper's linear formula (SSD, section 2.2)."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,19 +13,24 @@ from ssd_jax.box.numerics import Float
 
 @dataclasses.dataclass(frozen=True)
 class PriorSpec:
-    """Which priors a model has, as in Caffe's PriorBox layer.
+    """Describe the priors of a model, with the options of Caffe's PriorBox layer.
+
+    Lists, as configs and JSON files give them, become tuples, so that a spec is hashable.
 
     Attributes:
       image_size: side of the square input, pixels.
       grids: cells along a side of each feature map, largest map first.
       steps: distance between the centres of neighbouring cells of each map, pixels.
       sizes: map k has squares of sides sizes[k] and sqrt(sizes[k] * sizes[k + 1]), pixels; one entry more than maps.
-      ratios: aspect ratios of the other boxes of each map; each also stands for its inverse.
-      offset: where in its cell the first centre lies, in cells.
-      clip: cut the corners to the image. Caffe's released configurations do not.
+      ratios: aspect ratios of the other boxes of each map; each ratio adds a wide and a tall box.
+      offset: place of a centre in its cell, as a fraction of the cell's side.
+      clip: clip the corners to the image. Caffe's released configurations do not.
       truncate: drop the fraction of each size, as Caffe's layer does: for weights of SSD512 imported from Caffe.
-      clamp_centers: move centres beyond the image's edge (SSD300's 10 cells of 32 pixels end at 304) onto it: for
-        weights imported from ssd.pytorch and lufficc/SSD.
+      clamp_centers: move centres beyond the image's edge onto it (those of the last of SSD300's 10 cells of 32 pixels
+        lie at 304): for weights imported from ssd.pytorch and lufficc/SSD.
+
+    Raises:
+      ValueError: if the number of entries does not fit the number of maps, or a number is not positive.
     """
 
     image_size: int
@@ -37,70 +43,81 @@ class PriorSpec:
     truncate: bool = False
     clamp_centers: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for name in ("grids", "steps", "sizes", "ratios"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "ratios", tuple(map(tuple, self.ratios)))
         maps = len(self.grids)
         for name, wanted in (("steps", maps), ("sizes", maps + 1), ("ratios", maps)):
             entries = getattr(self, name)
             if len(entries) != wanted:
-                raise ValueError(f"{name} of a PriorSpec of {maps} maps must have {wanted} entries; got {entries}")
+                raise ValueError(f"PriorSpec.{name} must have {wanted} entries for {maps} maps; got {entries}")
         numbers = (self.image_size, *self.grids, *self.steps, *self.sizes, *sum(self.ratios, ()))
         if min(numbers) <= 0:
-            raise ValueError(f"sizes, steps, grids and ratios of a PriorSpec must be positive; got {self}")
+            raise ValueError(f"image_size, grids, steps, sizes and ratios must be positive; got {self}")
 
     @property
     def per_cell(self) -> tuple[int, ...]:
-        """Boxes per cell of each map: two squares, and two for each ratio."""
+        """Count the boxes in a cell of each map: two squares, and two boxes for each ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
 
 
 def linear_spec(
     image_size: int,
-    grids: tuple[int, ...],
+    grids: Sequence[int],
     *,
     smallest: float = 0.2,
     largest: float = 0.9,
     first: float | None = None,
-    ratios: tuple[tuple[int | float, ...], ...] | None = None,
+    ratios: Sequence[Sequence[int | float]] | None = None,
     clip: bool = False,
     truncate: bool = False,
 ) -> PriorSpec:
-    """The paper's formula (section 2.2, eq. 4) for an input of any size.
+    """Make a spec by the paper's formula (section 2.2, eq. 4), for an input of any size.
 
     Args:
       image_size: side of the square input, pixels.
       grids: cells along a side of each feature map, largest map first.
       smallest: scale of the first map, as a fraction of the image side.
-      largest: scale of the last map; those between are spaced evenly.
+      largest: scale of the last map; the scales of the maps between them are spaced evenly.
       first: scale of an extra first map, outside the even spacing (the paper's 0.1 for conv4_3).
-      ratios: aspect ratios of each map; by default the paper's: 2 and 3, but 2 alone in the first and last two.
+      ratios: aspect ratios of each map; by default the paper's: 2 for the first and the last two maps, 2 and 3 for
+        the others.
       clip: as in `PriorSpec`.
       truncate: as in `PriorSpec`.
+
+    Returns:
+      The spec; its steps are image_size / grid.
+
+    Raises:
+      ValueError: if fewer than two maps share the even spacing.
     """
     spaced = len(grids) - (first is not None)
     if spaced < 2:
-        raise ValueError(f"the linear formula needs two maps to space scales over; got grids {grids}, first {first}")
+        raise ValueError(f"grids must have two maps or more beside the first scale; got {grids} and first {first}")
     step = (largest - smallest) / (spaced - 1)
     scales = [smallest + step * k for k in range(spaced + 1)]
     if first is not None:
         scales = [first, *scales]
     if ratios is None:
         four_boxes = (0, len(grids) - 2, len(grids) - 1)
-        ratios = tuple((2.0,) if k in four_boxes else (2.0, 3.0) for k in range(len(grids)))
+        ratios = [(2.0,) if k in four_boxes else (2.0, 3.0) for k in range(len(grids))]
     return PriorSpec(
         image_size=image_size,
         grids=tuple(grids),
         steps=tuple(image_size / grid for grid in grids),
         sizes=tuple(image_size * scale for scale in scales),
-        ratios=ratios,
+        ratios=tuple(tuple(row) for row in ratios),
         clip=clip,
         truncate=truncate,
     )
 
 
 def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
-    """Priors [P, 4] float32, centers, fractions of the image side; order: feature map, row, column, shape.
+    """Make the priors [P, 4] float32, centers, fractions of the image side; order: feature map, row, column, shape.
 
-    A cell's shapes are, in order, the small square, the large square, then for each ratio the wide and the tall box.
+    The shapes of a cell are, in order, the small square, the large square, then for each ratio the wide and the tall
+    box.
     """
     sizes = [int(size) for size in spec.sizes] if spec.truncate else spec.sizes
     maps = []
@@ -120,7 +137,8 @@ def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
     return priors.astype(np.float32)
 
 
-def _shapes(size, next_size, ratios):
+def _shapes(size: float, next_size: float, ratios: Sequence[float]) -> np.ndarray:
+    """Return the (width, height) [shape, 2] of the boxes of a cell."""
     large = math.sqrt(size * next_size)
     shapes = [(size, size), (large, large)]
     for root in map(math.sqrt, ratios):
@@ -131,7 +149,7 @@ def _shapes(size, next_size, ratios):
 _RATIOS_300 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
 _RATIOS_512 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
 
-# examples/ssd/ssd_pascal.py and ssd_coco.py of Caffe's branch ssd; the 512s as released with their weights.
+# From examples/ssd/ssd_pascal.py and ssd_coco.py of Caffe's branch ssd; SSD512's from the files of its weights.
 SSD300_VOC = PriorSpec(
     image_size=300,
     grids=(38, 19, 10, 5, 3, 1),

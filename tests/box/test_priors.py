@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -155,9 +156,19 @@ def test_linear_spec_with_the_papers_extra_first_scale():
 
 
 def test_an_ill_formed_spec_is_named():
-    with pytest.raises(ValueError, match=r"sizes of a PriorSpec of 2 maps must have 3 entries; got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"PriorSpec.sizes must have 3 entries for 2 maps; got \(1, 2\)"):
         box.PriorSpec(8, (2, 1), (4, 8), (1, 2), ((), ()))
     with pytest.raises(ValueError, match=r"must be positive; got PriorSpec\(image_size=8, grids=\(0,\)"):
         box.PriorSpec(8, (0,), (4,), (1, 2), ((),))
-    with pytest.raises(ValueError, match=r"needs two maps to space scales over; got grids \(9, 1\), first 0.1"):
+    with pytest.raises(ValueError, match=r"grids must have two maps or more beside the first scale; got \(9, 1\) and first 0.1"):
         box.linear_spec(300, (9, 1), first=0.1)
+
+
+def test_lists_as_json_and_configs_give_them_are_the_same_spec():
+    for name, spec in SPECS.items():
+        stored = json.loads(json.dumps(dataclasses.asdict(spec)))
+        assert isinstance(stored["ratios"][0], list), name
+        restored = box.PriorSpec(**stored)
+        assert restored == spec
+        assert hash(restored) == hash(spec)
+    assert box.linear_spec(300, [38, 19, 10], ratios=[[2.0]] * 3).ratios == ((2.0,),) * 3
