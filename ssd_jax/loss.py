@@ -1,4 +1,6 @@
-"""SSD's training objective as sums and counts of one image (SSD, section 2.2, eq. 1-3; Caffe's MultiBoxLoss)."""
+"""The training objective of SSD: sums and counts of one image (SSD, section 2.2, eq. 1-3; Caffe's MultiBoxLoss)."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,10 @@ from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_sh
 
 @jax.jit
 def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
-    """0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3)."""
+    """Compute 0.5 x^2 where |x| < 1, else |x| - 0.5, elementwise (Fast R-CNN, arXiv:1504.08083, eq. 3).
+
+    A value that is not finite gives NaN.
+    """
     _, x = widen(jnp.asarray(x), infinite_to_nan=True)
     size = jnp.abs(x)
     return jnp.where(size < 1, 0.5 * size**2, size - 0.5)
@@ -17,7 +22,23 @@ def smooth_l1(x: Real[Array, "*n"]) -> Float[Array, "*n"]:
 
 @jax.jit
 def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Scalar = 3) -> Bool[Array, "P"]:
-    """Mask [P] of the min(ratio * positives, negatives) negatives of the largest loss; ties as in a stable sort."""
+    """Choose the negatives of the largest loss: `ratio` for each positive, or all if there are fewer.
+
+    Of equal losses the first are chosen. The plain form sorts twice:
+
+        rank = argsort(argsort(where(positive, inf, -loss)))
+        return (rank < ratio * sum(positive)) & ~positive
+
+    A search for the smallest chosen loss, bit by bit, finds the same; on a CPU it takes a thirtieth of the time.
+
+    Args:
+      loss: the confidence loss of each prior [P].
+      positive: which priors are matched [P].
+      ratio: negatives per positive; the count is rounded down.
+
+    Returns:
+      Mask [P] of the chosen negatives.
+    """
     check_shape("loss", loss, "P")
     check_shape("positive", positive, len(loss))
     loss, positive = jnp.asarray(loss).astype(jnp.float32), jnp.asarray(positive).astype(bool)
@@ -26,9 +47,9 @@ def hard_negatives(loss: Real[Array, "P"], positive: Bool[Array, "P"], ratio: Sc
     rank = jnp.where(positive, 0, _sortable(jax.lax.stop_gradient(loss)))  # [P]
     rank = jax.lax.optimization_barrier(rank)  # computed again for each use, it could be rounded in two ways
     zero = varying_as(rank, jnp.uint32(0))
-    threshold = _last(32, zero, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)
+    threshold = _last(32, zero, lambda t: jnp.sum(rank >= t, dtype=jnp.int32) >= count)  # the smallest chosen rank
     above = rank > threshold
-    tied = ~positive & (rank == threshold)
+    tied = ~positive & (rank == threshold)  # of these the first ones are chosen
     place = jnp.arange(len(loss), dtype=jnp.uint32)
     missing = count - jnp.sum(above, dtype=jnp.int32)
     end = _last(len(loss).bit_length(), zero, lambda t: jnp.sum(tied & (place < t), dtype=jnp.int32) <= missing)
@@ -44,22 +65,22 @@ def multibox_loss(
     *,
     negative_ratio: Scalar = 3,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
-    """Sums of one image, to be divided by the number of positives (at least 1) of the whole batch.
+    """Compute the sums of one image's losses; divide them by the positives of the whole batch, at least 1.
 
-    Finite predictions saturate at +-1e9, so that sums and gradients stay finite. If any prediction is infinite or
-    NaN, its sum is NaN and so is its own gradient, even where its prior is not chosen: a training loop that stops on
-    a loss or a gradient's norm that is not finite then notices that the network diverged.
+    Finite predictions saturate at +-1e9, so that sums and gradients stay finite. If a prediction is infinite or NaN,
+    its sum is NaN and so is its gradient, even where its prior is not chosen: a training loop that stops on a loss or
+    a norm of the gradient that is not finite then notices that the network diverged.
 
     Args:
-      offsets: predicted offsets from the priors.
-      logits: predicted class scores before the softmax; class 0 is the background.
-      target_offsets: offsets of the matched ground truth, as from `box.assign`.
-      target_labels: its labels, 0 where nothing is matched; one that is not in [0, C) makes the sum NaN.
-      negative_ratio: negatives per positive that enter the confidence loss, hardest first.
+      offsets: predicted offsets from the priors [P, 4].
+      logits: predicted class scores [P, C] before the softmax.
+      target_offsets: offsets of the matched ground truth [P, 4], as from `box.assign`.
+      target_labels: its labels [P], 0 where a prior has no match; a label that is not in [0, C) makes conf_sum NaN.
+      negative_ratio: negatives per positive that count in the confidence loss, those of the largest loss first.
 
     Returns:
       loc_sum float32, smooth L1 over the positives; conf_sum float32, softmax cross-entropy over the positives and
-      the mined negatives; n_positive int32. An image without positives gives zeros, and no negatives.
+      the chosen negatives; n_positive int32. All are 0 for an image without positives.
     """
     check_shape("offsets", offsets, "P", 4)
     check_shape("logits", logits, len(offsets), "C")
@@ -71,47 +92,50 @@ def multibox_loss(
     error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
     entropy = cross_entropy(logits, target_labels)  # [P]
     chosen = positive | hard_negatives(entropy, positive, negative_ratio)
-    # A prior whose prediction is not finite counts wherever it is, so that no divergence stays unseen.
+    # A prior with a prediction that is not finite always counts, so that no divergence is masked.
     loc_sum = jnp.sum(jnp.where(positive | jnp.isnan(error), error, 0))
     conf_sum = jnp.sum(jnp.where(chosen | jnp.isnan(entropy), entropy, 0))
     return loc_sum, conf_sum, jnp.sum(positive, dtype=jnp.int32)
 
 
 @jax.custom_jvp
-def cross_entropy(logits, labels):
-    """-log softmax(logits)[label], [P], of logits [P, C] and labels [P]; NaN for a label that is not in [0, C)."""
+def cross_entropy(logits: Float[Array, "P C"], labels: Int[Array, "P"]) -> Float[Array, "P"]:
+    """Compute -log softmax(logits)[label] [P] of logits [P, C]; NaN for a label that is not in [0, C)."""
     return jax.nn.logsumexp(logits, axis=1) - _chosen(logits, labels)
 
 
 @cross_entropy.defjvp
-def _cross_entropy_jvp(primals, tangents):
-    """softmax - one-hot in one pass, where the gather's own gradient would be a scatter."""
+def _cross_entropy_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """Use softmax - one-hot as the gradient: one pass, where the gradient of the gather would be a scatter."""
     logits, labels = primals
     normaliser, chosen = jax.nn.logsumexp(logits, axis=1), _chosen(logits, labels)
     is_label = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]  # [P, C]
     slope = jnp.exp(logits - normaliser[:, None]) - is_label.astype(logits.dtype)
-    slope = slope + 0 * chosen[:, None]  # NaN where the label is none
+    slope = slope + 0 * chosen[:, None]  # NaN for a label that is not in [0, C)
     return normaliser - chosen, jnp.sum(slope * tangents[0], axis=1)
 
 
-def _chosen(logits, labels):
-    """The logit of each label; NaN where it has none."""
-    beyond = jnp.where(labels < 0, logits.shape[1], labels)  # which would count from the end
-    return jnp.take_along_axis(logits, beyond[:, None], axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
+def _chosen(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Take the logit of each label; NaN for a label that is not in [0, C)."""
+    labels = jnp.where(labels < 0, logits.shape[1], labels)  # a negative index would count from the end
+    return jnp.take_along_axis(logits, labels[:, None], axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
 
 
-def _last(bits, zero, holds):
-    """The largest integer of so many bits for which `holds`, which is true from `zero` up to it and false beyond."""
+def _last(bits: int, zero: jax.Array, holds: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Search the largest integer of `bits` bits for which `holds`, bit by bit from the highest.
 
-    def step(i, found):
+    `holds` must be true up to that integer and false above it. `zero` is a uint32 0, see `varying_as`.
+    """
+
+    def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, found)
 
-    return jax.lax.fori_loop(0, bits, step, zero)
+    return jax.lax.fori_loop(0, bits, set_bit, zero)
 
 
-def _sortable(x):
-    """float32 as uint32, above 0 and in the same order; -0 and 0 are equal."""
+def _sortable(x: jax.Array) -> jax.Array:
+    """Map float32 to uint32 above 0 in the same order; -0 and 0 become equal."""
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
     negative = bits >> jnp.uint32(31) == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

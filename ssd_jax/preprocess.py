@@ -1,4 +1,4 @@
-"""What every image goes through before the network: the mean colour is subtracted."""
+"""The step between an image and the network: the mean colour is subtracted."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,6 @@ MEAN_COLOUR = (123.0, 117.0, 104.0)
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-    """Turn RGB pixels 0..255 `[..., 3]` of any type into float32 `pixel - MEAN_COLOUR`, which the model is fed."""
+    """Subtract `MEAN_COLOUR` from RGB pixels 0..255 `[..., 3]` of any type: float32, as the model takes them."""
     mean = np.asarray(MEAN_COLOUR, np.float32).reshape((1,) * (images.ndim - 1) + (3,))
     return images.astype(jnp.float32) - mean

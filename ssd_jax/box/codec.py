@@ -7,14 +7,14 @@ from ssd_jax.box.numerics import Array, Float, Real, Scalar, check_shape, maximu
 
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 
-# e^20 priors: no box of an image is larger, and no box of one larger may overflow.
+# A decoded side is at most e^20 times its prior's: larger than any box of an image, and far from float32's limit.
 LARGEST_LOG_SIZE = 20.0
 
 
 def encode(
     corners: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[Scalar] = VARIANCES
 ) -> Float[Array, "P 4"]:
-    """Offsets [P, 4] that take priors [P, 4] (centers) to corners [P, 4].
+    """Encode corners [P, 4] as offsets [P, 4] from priors [P, 4] (centers).
 
     Sides below 1e-9 count as 1e-9, so that the logarithm stays finite.
     """
@@ -29,9 +29,9 @@ def encode(
 def decode(
     offsets: Real[Array, "P 4"], priors: Real[Array, "P 4"], *, variances: Sequence[Scalar] = VARIANCES
 ) -> Float[Array, "P 4"]:
-    """Corners [P, 4] of the boxes at offsets [P, 4] from priors [P, 4] (centers); not clipped, as in Caffe.
+    """Decode offsets [P, 4] from priors [P, 4] (centers) to corners [P, 4]; they are not clipped, as in Caffe.
 
-    A box is at most e^20 times its prior, so that the exponential stays finite.
+    A side is at most e^20 times that of its prior, so that the exponential stays finite.
     """
     check_shape("offsets", offsets, "P", 4)
     check_shape("priors", priors, *offsets.shape)

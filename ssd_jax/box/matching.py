@@ -1,6 +1,7 @@
-"""Which ground truth each prior answers for (SSD, section 2.2; Caffe's MatchBBox)."""
+"""Match ground truth to priors, and make training targets of it (SSD, section 2.2; Caffe's MatchBBox)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_sh
 
 BACKGROUND = 0
 
-# Caffe's bipartite step ignores overlaps that are not above this.
+# Caffe's bipartite step takes no pair whose overlap does not exceed this.
 NO_OVERLAP = 1e-6
-# Priors that a ground truth looks at together: of so few the accelerators find the best without a sort.
+# Best priors that a ground truth considers at a time: accelerators find so few of them without a sort.
 CHOICES = 8
 
 
@@ -25,11 +26,21 @@ def match(
     *,
     threshold: Scalar = 0.5,
 ) -> Int[Array, "P"]:
-    """Index [P] int32 of the ground truth that each prior (centers) is matched to; -1 = none.
+    """Match each prior to a ground truth or to none.
 
     First each ground truth gets a prior of its own, best pair first (greedy bipartite matching); then every free
-    prior takes its best ground truth if their IoU is at least `threshold`. Ties go to the lower prior, then to the
-    lower ground truth. Ground truth that is not valid, has no area or overlaps no prior is matched to none.
+    prior takes its best ground truth if their IoU is at least `threshold`. Of equal overlaps, the pair with the lower
+    prior comes first, then that with the lower ground truth. Ground truth that is not valid, has no area or overlaps
+    no prior gets no prior.
+
+    Args:
+      gt_corners: ground truth [G, 4].
+      gt_valid: which rows of it are no padding [G].
+      priors: centers [P, 4].
+      threshold: smallest IoU of a match in the second step.
+
+    Returns:
+      Index [P] int32 of each prior's ground truth, -1 for none.
     """
     check_shape("gt_corners", gt_corners, "G", 4)
     check_shape("gt_valid", gt_valid, len(gt_corners))
@@ -40,7 +51,7 @@ def match(
     overlap = jax.lax.stop_gradient(iou(gt_corners, center_to_corner(priors)))  # [G, P]
     valid = jnp.asarray(gt_valid).astype(bool)
     overlap = jnp.where(valid[:, None] & (overlap > NO_OVERLAP), overlap, 0)
-    # Computed again for each use, as a GPU may do, they could be rounded in two ways and equal no maximum.
+    # A GPU may compute the overlaps again for each use and round them in two ways: then none would equal the maximum.
     overlap = jax.lax.optimization_barrier(overlap)
     largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
     index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, -1)
@@ -57,13 +68,22 @@ def assign(
     threshold: Scalar = 0.5,
     variances: Sequence[Scalar] = VARIANCES,
 ) -> tuple[Float[Array, "P 4"], Int[Array, "P"]]:
-    """Targets of one image: offsets [P, 4] and labels [P] int32 of the ground truth matched to each prior.
+    """Make the training targets of one image.
 
-    Rows with label 0 are padding. A prior without a match has label 0 and offsets 0.
+    Args:
+      gt_corners: ground truth [G, 4].
+      gt_labels: its labels [G]; rows with label 0 are padding.
+      priors: centers [P, 4].
+      threshold: smallest IoU of a match, see `match`.
+      variances: scales of the offsets, see `encode`.
+
+    Returns:
+      Offsets [P, 4] and labels [P] int32 of the ground truth that each prior is matched to; both are 0 where it is
+      matched to none.
     """
     check_shape("gt_labels", gt_labels, len(gt_corners))
     gt_corners, gt_labels = jnp.asarray(gt_corners), jnp.asarray(gt_labels)
-    if len(gt_corners) == 0:  # a row of padding, to have one to index
+    if len(gt_corners) == 0:  # one row of padding, so that the gathers below have a row to take
         gt_corners, gt_labels = jnp.zeros((1, 4), priors.dtype), jnp.full(1, BACKGROUND, gt_labels.dtype)
     index = match(gt_corners, gt_labels > BACKGROUND, priors, threshold=threshold)  # [P]
     matched = index >= 0
@@ -72,21 +92,29 @@ def assign(
     return jnp.where(matched[:, None], offsets, 0), labels.astype(jnp.int32)
 
 
-def _bipartite(overlap):
-    """The prior [G] that each ground truth gets for its own in greedy order; P = none.
+def _bipartite(overlap: jax.Array) -> jax.Array:
+    """Give each ground truth a prior of its own, best pair first: [G] int32, P for none.
 
-    A pair that is each other's best among the free ones comes before every other pair of the two in greedy order: all
-    such pairs are taken at once, and again among the rest, until none is left. Each ground truth looks at its few
-    best priors only, and at the next few where others took all of these.
+    The plain form takes one pair at a time, G times over all of `overlap` [G, P]:
+
+        own = full(G, P)
+        for _ in range(G):
+            g, p = the first maximum of overlap, in the order of p, then g
+            if overlap[g, p] > 0:
+                own[g], overlap[g, :], overlap[:, p] = p, 0, 0
+
+    Here all pairs that are each other's best among the free ones are taken at once: in the order above they come
+    before every other pair of the two. This repeats until no such pair is left. Each ground truth considers only its
+    `CHOICES` best priors, and the next ones only after others have taken all of these.
     """
     ground_truths, priors = overlap.shape
     rows = jnp.arange(ground_truths, dtype=jnp.int32)
 
-    def settle(own, free, left):
-        """Take the pairs among the best of what is left, overlaps [G, P]; is there more to be looked at?"""
+    def take_among_best(own: jax.Array, free: jax.Array, left: jax.Array) -> tuple[jax.Array, ...]:
+        """Take pairs among the best of the overlaps `left` [G, P]; the last result says whether more can follow."""
         best, candidates = jax.lax.top_k(left, min(CHOICES, priors))  # [G, K], [G, K]
 
-        def step(state):
+        def take_mutual(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             own, free, _ = state
             alone = own == priors  # [G]
             largest, place = _max_and_place(jnp.where(alone[:, None] & free[candidates], best, 0), axis=1)  # [G], [G]
@@ -97,25 +125,25 @@ def _bipartite(overlap):
             free = free.at[jnp.where(mutual, choice, priors)].set(False, mode="drop")
             return own, free, jnp.any(mutual)
 
-        own, free, _ = _repeat(step, (own, free, jnp.any(best > 0)))
-        # The least of the best is the last; but a slice would be folded into top_k, which then sorts all.
+        own, free, _ = _repeat(take_mutual, (own, free, jnp.any(best > 0)))
+        # The last of the best is the smallest, but XLA would fold a slice into top_k and then sort everything.
         return own, free, jnp.any((own == priors) & (jnp.min(best, axis=1) > 0))
 
-    def again(state):
+    def take_among_next(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         own, free, _ = state
-        return settle(own, free, jnp.where((own == priors)[:, None] & free[None, :], overlap, 0))
+        return take_among_best(own, free, jnp.where((own == priors)[:, None] & free[None, :], overlap, 0))
 
     nothing = jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool)
-    return _repeat(again, settle(*varying_as(overlap, nothing), overlap))[0]
+    return _repeat(take_among_next, take_among_best(*varying_as(overlap, nothing), overlap))[0]
 
 
-def _repeat(step, state):
-    """Take steps from state to state, for as long as its last part is true."""
+def _repeat(step: Callable[[Any], Any], state: Any) -> Any:
+    """Apply `step` to `state` for as long as the last part of the state is true."""
     return jax.lax.while_loop(lambda state: state[-1], step, state)
 
 
-def _max_and_place(x, axis):
-    """Maximum along an axis and its first place, int32; two plain reductions, which on a CPU beat argmax."""
+def _max_and_place(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Return the maximum along an axis and its first place, int32; on a CPU two reductions are faster than argmax."""
     largest = jnp.max(x, axis=axis, keepdims=True)
     place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
     first = jnp.min(jnp.where(x == largest, place, x.shape[axis]), axis=axis)

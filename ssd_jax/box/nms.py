@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from ssd_jax.box.geometry import broadcast_iou, iou, upright
 from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
-# Boxes that suppression settles at a time: work ends with the last candidate above the score threshold, and the
-# overlaps held at once are [K, BLOCK], not [K, K].
+# Boxes that suppression decides on at a time. The work ends with the block of the last candidate above the score
+# threshold, and only overlaps [K, BLOCK], not [K, K], are in memory at once.
 BLOCK = 50
+
+Decay = Callable[[jax.Array], jax.Array]  # a factor for the score, from the IoU with the box that is taken
 
 
 @functools.partial(jax.jit, static_argnames=("max_candidates",))
@@ -23,10 +25,17 @@ def non_max_suppression(
     score_threshold: Scalar,
     max_candidates: int,
 ) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
-    """Greedy non-maximum suppression of boxes of one class.
+    """Suppress boxes of one class that overlap a better one.
 
-    The candidates are the best `max_candidates` boxes whose score exceeds `score_threshold`; ties as in a stable
-    sort. A candidate goes if its IoU with a better one that stays exceeds `iou_threshold`.
+    The candidates are the best `max_candidates` boxes whose score exceeds `score_threshold`; equal scores stay in
+    their order. A candidate is dropped if its IoU with a better one that stays exceeds `iou_threshold`.
+
+    Args:
+      corners: boxes [n, 4].
+      scores: their scores [n].
+      iou_threshold: largest IoU of two boxes that both stay.
+      score_threshold: scores up to this one are no candidates.
+      max_candidates: number of candidates at most.
 
     Returns:
       order [k] int32, the candidates' places in `corners`, best first, k = min(max_candidates, n);
@@ -49,9 +58,17 @@ def multiclass_nms(
     iou_threshold: Scalar = 0.45,
     max_detections: int = 200,
 ) -> tuple[Float[Array, "D 4"], Float[Array, "D"], Int[Array, "D"]]:
-    """Detections of one image: non-maximum suppression by class, then the best of all classes.
+    """Make the detections of one image: non-maximum suppression in each class, then the best of all classes.
 
-    Column 0 of `scores` is the background and is left out. Defaults are those of Caffe's SSD (ssd_pascal.py).
+    The defaults are those of Caffe's SSD (ssd_pascal.py).
+
+    Args:
+      boxes: corners [P, 4].
+      scores: probabilities [P, C]; column 0 is the background and is not used.
+      score_threshold: scores up to this one are no candidates.
+      max_candidates: number of candidates of a class at most.
+      iou_threshold: largest IoU of two boxes of a class that both stay.
+      max_detections: D, the number of rows of the results.
 
     Returns:
       corners [D, 4], scores [D] and labels [D] int32, best first, D = max_detections; missing rows are 0.
@@ -60,7 +77,7 @@ def multiclass_nms(
     check_shape("scores", scores, len(boxes), "C")
     _, boxes, scores = widen(jnp.asarray(boxes), scores)
 
-    def of_class(scores):
+    def of_class(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
         scores, order = _candidates(scores, score_threshold, max_candidates)
         keep = _greedy(boxes[order], scores > -jnp.inf, iou_threshold)
         return jnp.where(keep, scores, -jnp.inf), order
@@ -78,13 +95,13 @@ def multiclass_nms(
     )
 
 
-def gaussian_decay(sigma: float = 0.5) -> Callable:
-    """Soft-NMS's exp(-iou^2 / sigma)."""
+def gaussian_decay(sigma: float = 0.5) -> Decay:
+    """Return the decay exp(-iou^2 / sigma) for `soft_nms`."""
     return lambda overlap: jnp.exp(-(overlap**2) / sigma)
 
 
-def linear_decay(iou_threshold: Scalar = 0.3) -> Callable:
-    """Soft-NMS's 1 - iou where the IoU exceeds the threshold, else 1."""
+def linear_decay(iou_threshold: Scalar = 0.3) -> Decay:
+    """Return a decay for `soft_nms`: 1 - iou where the IoU exceeds the threshold, else 1."""
     return lambda overlap: jnp.where(overlap > iou_threshold, 1 - overlap, 1)
 
 
@@ -93,19 +110,26 @@ def soft_nms(
     corners: Real[Array, "n 4"],
     scores: Real[Array, "n"],
     *,
-    decay: Callable | None = None,
+    decay: Decay | None = None,
     score_threshold: Scalar = 0.001,
     max_candidates: int = 400,
 ) -> tuple[Int[Array, "k"], Float[Array, "k"]]:
-    """Soft-NMS of boxes of one class (arXiv:1704.04503, fig. 2).
+    """Lower the scores of boxes of one class that overlap a better one: Soft-NMS (arXiv:1704.04503, fig. 2).
 
-    Again and again the best box is taken and the scores of the rest are multiplied by `decay(IoU with it)`;
-    by default `gaussian_decay(0.5)`.
+    The best box is taken and the scores of the others are multiplied by `decay(IoU with it)`, until none is left.
+
+    Args:
+      corners: boxes [n, 4].
+      scores: their scores [n].
+      decay: the factor of a score for an IoU; by default `gaussian_decay(0.5)`. Each function object is compiled
+        anew, so make it once.
+      score_threshold: boxes whose score does not exceed this are not considered.
+      max_candidates: number of boxes considered at most, best first.
 
     Returns:
-      order [k] int32, places in `corners` as taken, k = min(max_candidates, n);
-      scores [k] after the decay, descending, 0 where they do not exceed `score_threshold`. Where too few boxes exceed
-      it to begin with, the last scores are 0 and their places mean nothing.
+      order [k] int32, places in `corners` in the order in which boxes are taken, k = min(max_candidates, n);
+      scores [k] after the decay, descending, 0 where they do not exceed `score_threshold`. If fewer than k boxes are
+      considered, the last scores are 0 and the last places have no meaning.
     """
     check_shape("corners", corners, "n", 4)
     check_shape("scores", scores, len(corners))
@@ -126,14 +150,23 @@ def soft_nms(
     return order[taken], jnp.where(scores > score_threshold, scores, 0)
 
 
-def _candidates(scores, score_threshold, max_candidates):
-    """Scores [K], best first, -inf where they do not exceed the threshold, and their places [K]."""
+def _candidates(scores: jax.Array, score_threshold: Scalar, max_candidates: int) -> tuple[jax.Array, jax.Array]:
+    """Return the best scores [K], -inf where they do not exceed the threshold, and their places [K]."""
     scores = jnp.where(scores > score_threshold, scores, -jnp.inf)
     return jax.lax.top_k(scores, min(max_candidates, len(scores)))
 
 
-def _greedy(corners, valid, iou_threshold):
-    """Which boxes [K], valid ones first, best first, greedy suppression keeps; block by block of the valid ones."""
+def _greedy(corners: jax.Array, valid: jax.Array, iou_threshold: Scalar) -> jax.Array:
+    """Say which boxes [K] greedy suppression keeps; they are sorted, best first, and the valid ones come first.
+
+    The plain form visits one box after the other:
+
+        keep = valid
+        for i in range(K):
+            keep &= ~(keep[i] & (iou[i] > iou_threshold) & (arange(K) > i))
+
+    Here a block of boxes is decided at a time.
+    """
     corners, valid = jax.lax.stop_gradient(corners), jax.lax.stop_gradient(valid)
     count = len(corners)
     if count == 0:
@@ -157,10 +190,11 @@ def _greedy(corners, valid, iou_threshold):
     return keep[:count]
 
 
-def _fixed_point(overlaps, free):
-    """The one solution keep [T] of "kept iff free and no better kept box overlaps it", boxes best first.
+def _fixed_point(overlaps: jax.Array, free: jax.Array) -> jax.Array:
+    """Solve for keep [T]: a box is kept if it is free and no better box that is kept overlaps it.
 
-    Each round settles at least one more box, in order; in practice a few rounds settle all.
+    Boxes are sorted, best first, so that there is one solution. Each round decides at least one more box, in their
+    order; in practice a few rounds decide all.
     """
     better = jnp.triu(jnp.ones_like(overlaps), 1)
 

@@ -160,7 +160,7 @@ def test_an_ill_formed_spec_is_named():
         box.PriorSpec(8, (2, 1), (4, 8), (1, 2), ((), ()))
     with pytest.raises(ValueError, match=r"must be positive; got PriorSpec\(image_size=8, grids=\(0,\)"):
         box.PriorSpec(8, (0,), (4,), (1, 2), ((),))
-    with pytest.raises(ValueError, match=r"grids must have two maps or more beside the first scale; got \(9, 1\) and first 0.1"):
+    with pytest.raises(ValueError, match=r"grids must have two maps or more .*; got \(9, 1\) and first 0.1"):
         box.linear_spec(300, (9, 1), first=0.1)
 
 
