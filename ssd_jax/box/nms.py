@@ -95,7 +95,7 @@ def multiclass_nms(
     )
 
 
-def gaussian_decay(sigma: float = 0.5) -> Decay:
+def gaussian_decay(sigma: Scalar = 0.5) -> Decay:
     """Return the decay exp(-iou^2 / sigma) for `soft_nms`."""
     return lambda overlap: jnp.exp(-(overlap**2) / sigma)
 
@@ -153,7 +153,8 @@ def soft_nms(
 def _candidates(scores: jax.Array, score_threshold: Scalar, max_candidates: int) -> tuple[jax.Array, jax.Array]:
     """Return the best scores [K], -inf where they do not exceed the threshold, and their places [K]."""
     scores = jnp.where(scores > score_threshold, scores, -jnp.inf)
-    return jax.lax.top_k(scores, min(max_candidates, len(scores)))
+    best, order = jax.lax.top_k(scores, min(max_candidates, len(scores)))
+    return best, order
 
 
 def _greedy(corners: jax.Array, valid: jax.Array, iou_threshold: Scalar) -> jax.Array:

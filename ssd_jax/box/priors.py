@@ -137,7 +137,7 @@ def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
     return priors.astype(np.float32)
 
 
-def _shapes(size: float, next_size: float, ratios: Sequence[float]) -> np.ndarray:
+def _shapes(size: int | float, next_size: int | float, ratios: Sequence[int | float]) -> np.ndarray:
     """Return the (width, height) [shape, 2] of the boxes of a cell."""
     large = math.sqrt(size * next_size)
     shapes = [(size, size), (large, large)]
