@@ -300,7 +300,8 @@ def read_case(target: Target, path: Path, data: bytes) -> dict[str, Any]:
 
 def _limit(which: int, soft: int) -> None:
     hard = resource.getrlimit(which)[1]
-    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    free = hard == resource.RLIM_INFINITY or 0 <= soft <= hard  # RLIM_INFINITY is -1
+    resource.setrlimit(which, (soft if free else hard, hard))
 
 
 def _reset_peak() -> int:
@@ -381,11 +382,11 @@ def watch(plan: list[tuple[str, int]], seed: int, folder: Path, keep: Path) -> I
             worker.stdout.close()
             if done < len(plan):
                 complaints.seek(0)
-                said = complaints.read()[-2000:].decode(errors="replace")
+                stderr = complaints.read()[-2000:].decode(errors="replace")
                 if done == before and code == 1:
-                    raise SystemExit(f"{plan[done][0]}: a good file was refused, or an import failed\n{said}")
+                    raise SystemExit(f"{plan[done][0]}: a good file was refused, or an import failed\n{stderr}")
                 kind = "hang" if code in (-signal.SIGXCPU, -signal.SIGKILL) else "crash"
-                outcome = {"kind": kind, "text": f"the process ended: {code}\n{said}", "seconds": 0, "grown": 0}
+                outcome = {"kind": kind, "text": f"the process ended: {code}\n{stderr}", "seconds": 0, "grown": 0}
                 yield _kept(plan[done], outcome, seed, keep)
                 done += 1
 

@@ -48,7 +48,7 @@ def start_from(
     heads = {name for name in current if name.startswith(CLASS_HEADS)}
     if Path(path).is_dir():
         loaded, names = _of_workdir(Path(path))
-        backbone, what = False, "a checkpoint of ours"
+        backbone, what = False, "a checkpoint of ssd_jax"
     else:
         weights = load(path, unknown_priors="voc", width=width)
         loaded = _flat({"params": weights.params, "batch_stats": weights.batch_stats})

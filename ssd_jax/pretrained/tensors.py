@@ -86,5 +86,5 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except (KeyError, TypeError, AttributeError) as error:  # the library looks the type's name up
         raise ValueError(f"{path}: tensors must be of a type that NumPy has; got {error}") from None
     except (SafetensorError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: a .safetensors must be whole; got one that is damaged ({said})") from None
+        detail = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: a .safetensors must be whole; got one that is damaged ({detail})") from None

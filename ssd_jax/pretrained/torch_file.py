@@ -242,8 +242,8 @@ def load_pickle(data: bytes, machine: "Machine | None" = None) -> tuple[Any, int
                 return machine.pop(), position + 1
             machine.step(opcode.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        said = f"{type(error).__name__}: {_shown(str(error))}"
-        raise ValueError(f"a pickle must be whole; got one that is damaged ({said})") from None
+        detail = f"{type(error).__name__}: {_shown(str(error))}"
+        raise ValueError(f"a pickle must be whole; got one that is damaged ({detail})") from None
     except Refused:
         raise
     except ValueError as error:  # of pickletools

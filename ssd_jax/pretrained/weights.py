@@ -111,7 +111,7 @@ def to_params(tensors: Tensors, layout: Layout, spec: PriorSpec, pixels: str) ->
     Returns:
       float32 arrays by our names.
     """
-    params = {ours: tensors[name] for ours, name in layout.leaves.items() if name in tensors}
+    params = {leaf: tensors[name] for leaf, name in layout.leaves.items() if name in tensors}
     params = {name: convert.to_flax_kernel(a) if a.ndim == 4 else a for name, a in params.items()}
     _change(params, layout.first, lambda kernel, bias: convert.to_our_pixels(kernel, bias, pixels))
     if layout.clamped:
@@ -236,8 +236,8 @@ def _wanted_shapes(layout: Layout, model: SSD) -> dict[str, tuple[int, ...]]:
     trees = variable_shapes(model).values()
     shapes = {name: leaf.shape for tree in trees for name, leaf in flatten_dict(tree, sep="/").items()}
     wanted = {}
-    for ours, name in layout.leaves.items():
-        shape = shapes[ours]
+    for leaf, name in layout.leaves.items():
+        shape = shapes[leaf]
         wanted[name] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
     return wanted
 

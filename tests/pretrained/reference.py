@@ -61,7 +61,7 @@ STEPS = {6: (8, 16, 32, 64, 100, 300), 7: (8, 16, 32, 64, 128, 256, 512)}
 
 
 def priors(maps, sizes, *, clamp):
-    """Centers `[P, 4]` as the PyTorch projects compute them, cell by cell; the columns `clamp` are held to 0..1."""
+    """Centers `[P, 4]` as the PyTorch projects compute them, cell by cell; the columns `clamp` are cut to 0..1."""
     image = {6: 300, 7: 512}[maps]
     rows = []
     for k, (grid, step, boxes) in enumerate(zip(GRIDS[maps], STEPS[maps], PER_CELL[maps], strict=True)):

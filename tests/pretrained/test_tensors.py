@@ -249,7 +249,7 @@ def test_a_compressed_zip_is_refused_before_it_is_unpacked(tmp_path):
 
 def test_a_zip_that_declares_more_than_it_has(tmp_path):
     data = pth({"a": np.zeros(4, np.float32)})
-    # The sizes of an entry of the directory at the end: 16 bytes of numbers said to be 2^31.
+    # In the directory at the end, claim 2^31 bytes for an entry that has 16.
     start = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1) + 1)
     sizes = struct.pack("<II", 1 << 31, 1 << 31)
     message = "no larger than the file of .* got 2147483794 bytes declared"

@@ -347,7 +347,7 @@ def test_from_a_workdir(tmp_path):
     write_workdir(weights, tmp_path / "run", VOC)
     _, kept, line = started(tmp_path / "run", VOC)
     assert kept == set()
-    assert line == f"{tmp_path / 'run'} (a checkpoint of ours): all of it is taken"
+    assert line == f"{tmp_path / 'run'} (a checkpoint of ssd_jax): all of it is taken"
     _, kept, _ = started(tmp_path / "run", ("a",))
     assert len(kept) == 12
 
