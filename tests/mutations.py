@@ -216,7 +216,7 @@ def change_pickle(rng: random.Random, data: bytes) -> bytes:
         elif kind == 5:
             parts[place] = parts[other]
         else:
-            parts[place:place] = [_bomb(rng)]
+            parts[place : place + rng.choice((0, 1))] = [_bomb(rng)]
         data = b"".join(parts)[: 1 << 21]
     return data
 
