@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> str:
     flags = parser().parse_args(arguments)
     weights = load(flags.file, pixels=flags.pixels, priors=flags.priors, partial=flags.partial)
     line = "; ".join((f"{flags.file} is {weights.title}", *weights.notes))
-    if weights.model is None:
+    if weights.model is None or weights.dataset is None:
         if flags.workdir:
             raise ValueError(
                 f"{flags.file}: a workdir must have a detector; got {weights.title}: train from it with "

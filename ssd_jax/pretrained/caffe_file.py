@@ -116,7 +116,7 @@ class Reader:
         for field, value in self.fields(message):
             if field == DIM and isinstance(value, int):
                 shape.append(value)
-            elif field == DIM:
+            elif field == DIM and isinstance(value, memoryview):
                 position = 0
                 while position < len(value) and len(shape) <= MOST_AXES:
                     side, position = _varint(value, position)

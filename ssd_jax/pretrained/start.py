@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.files import write_json
-from ssd_jax.model import describe, initialise, variable_shapes
+from ssd_jax.model import SSD, describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
 PyTree = Any
@@ -83,13 +83,13 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
       ValueError: for a backbone, for another number of class names, or if there is a checkpoint already.
     """
     workdir = Path(workdir)
-    if weights.model is None:
+    if weights.model is None or weights.dataset is None:
         raise ValueError(
             f"weights of a workdir must be a detector's; got {weights.title}, which config.init_from takes"
         )
     if len(class_names) != weights.model.num_classes - 1:
         raise ValueError(f"class_names must be {weights.model.num_classes - 1}; got {len(class_names)}")
-    params = unflatten_dict(_initial(weights) | weights.params, sep="/")
+    params = unflatten_dict(_initial(weights.model, set(weights.params)) | weights.params, sep="/")
     batch_stats = unflatten_dict(weights.batch_stats, sep="/")
     description = {"model": describe(weights.model), "class_names": list(class_names)}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -100,11 +100,11 @@ def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[s
     write_json(workdir / "config.json", {"imported": [weights.title, *weights.notes], "data": data})
 
 
-def _initial(weights: Weights) -> dict[str, Any]:
-    """Return initial parameters if some are missing."""
-    if set(weights.params) == set(flatten_dict(variable_shapes(weights.model)["params"], sep="/")):
+def _initial(model: SSD, there: set[str]) -> dict[str, Any]:
+    """Return initial parameters if some are not `there`."""
+    if there == set(flatten_dict(variable_shapes(model)["params"], sep="/")):
         return {}
-    return flatten_dict(initialise(weights.model, jax.random.key(0))["params"], sep="/")
+    return flatten_dict(initialise(model, jax.random.key(0))["params"], sep="/")
 
 
 def _of_workdir(workdir: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

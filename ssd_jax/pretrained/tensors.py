@@ -53,11 +53,12 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 def without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Remove the `PREFIXES` that all names share, one after another, and `COUNTER` beside them."""
-    names = tensors.keys() - {COUNTER}
-    prefix = next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
-    if not prefix:
-        return tensors
-    return without_prefixes({name.removeprefix(prefix): a for name, a in tensors.items() if name != COUNTER})
+    while names := tensors.keys() - {COUNTER}:
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), "")
+        if not prefix:
+            break
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items() if name != COUNTER}
+    return tensors
 
 
 def _reader(start: bytes) -> Callable[[Path], dict[str, np.ndarray]]:

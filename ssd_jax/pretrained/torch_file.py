@@ -96,7 +96,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             numbers = {storage: _numbers(storage, read_storage(storage)) for storage in storages}
             return {name: _array(tensor, numbers[tensor.storage]) for name, tensor in tensors.items()}
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{path}: a .pth must be whole; got a zip file that is damaged: {error}") from None
+            detail = _shown(str(error))
+            raise ValueError(f"{path}: a .pth must be whole; got a zip file that is damaged ({detail})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -239,7 +240,7 @@ def load_pickle(data: bytes, machine: "Machine | None" = None) -> tuple[Any, int
     try:
         for opcode, argument, position in pickletools.genops(io.BytesIO(data)):
             if opcode.name == "STOP":
-                return machine.pop(), position + 1
+                return machine.pop(), (position or 0) + 1
             machine.step(opcode.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {_shown(str(error))}"

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -86,7 +87,7 @@ def load(
         model = model.clone(num_classes=1 + len(COCO_IDS))
         params |= _coco_classes(params, layout)
         notes.append("of 91 labels, the ten that are no class of COCO are removed")
-    names = NAMES.get(dataset)
+    names = NAMES.get(dataset or "")
     known = names is not None and len(names) == model.num_classes - 1
     return Weights(
         layout.title,
@@ -132,10 +133,10 @@ def _coco_classes(params: Tensors, layout: Layout) -> Tensors:
     """Return the class heads without the labels that are no class of COCO."""
     heads: Tensors = {}
     for k in range(layout.maps):
-        leaves = [f"conf{k}/conv/{leaf}" for leaf in ("kernel", "bias")]
-        if all(leaf in params for leaf in leaves):
-            kept = convert.select_classes(*(params[leaf] for leaf in leaves), COCO_LABELS, (0, *COCO_IDS))
-            heads.update(zip(leaves, kept, strict=True))
+        kernel, bias = f"conf{k}/conv/kernel", f"conf{k}/conv/bias"
+        if kernel in params and bias in params:
+            kept = convert.select_classes(params[kernel], params[bias], COCO_LABELS, (0, *COCO_IDS))
+            heads.update(zip((kernel, bias), kept, strict=True))
     return heads
 
 
@@ -233,11 +234,12 @@ def _fitting(
 
 def _wanted_shapes(layout: Layout, model: SSD) -> dict[str, tuple[int, ...]]:
     """Return the shapes that the tensors of a file must have, by the file's names."""
-    trees = variable_shapes(model).values()
-    shapes = {name: leaf.shape for tree in trees for name, leaf in flatten_dict(tree, sep="/").items()}
+    leaves: dict[str, Any] = {}
+    for tree in variable_shapes(model).values():
+        leaves |= flatten_dict(tree, sep="/")
     wanted = {}
     for leaf, name in layout.leaves.items():
-        shape = shapes[leaf]
+        shape = leaves[leaf].shape
         wanted[name] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
     return wanted
 
