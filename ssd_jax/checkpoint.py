@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,14 @@ class Checkpoints:
             )
         return found
 
-    def set_aside(self, keep: Sequence[int]) -> list[Path]:
+    def set_aside(self, keep: Container[int]) -> dict[int, Path]:
         """Rename the folders of all steps but `keep`, so that these can be saved again; return the new paths."""
-        renamed = []
-        for step in sorted(set(self._manager.all_steps()) - set(keep)):
-            folder = self._folder(step)
-            names = (folder.with_name(f"{step}.damaged" + (f"-{n}" if n else "")) for n in range(1_000))
-            renamed.append(folder.rename(next(name for name in names if not name.exists())))
+        renamed = {}
+        for step in sorted(self._manager.all_steps()):
+            if step not in keep:
+                folder = self._folder(step)
+                names = (folder.with_name(f"{step}.damaged" + (f"-{n}" if n else "")) for n in itertools.count())
+                renamed[step] = folder.rename(next(name for name in names if not name.exists()))
         self._manager.reload()
         return renamed
 

@@ -35,6 +35,19 @@ def write_text(path: str | Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Append to a file.
+
+    Raises:
+      OSError: if it cannot be written; a part of `text` may then stand at its end.
+    """
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise with_path(error, path) from error
+
+
 def with_path(error: OSError, path: str | Path) -> OSError:
     """Return the same error for `path`: that of a failed write names no file."""
     return OSError(error.errno, error.strerror, str(path))

@@ -1,4 +1,4 @@
-"""Spread a step over the devices of every process: the only file that says pmap."""
+"""Devices and processes: the only file that calls pmap, or asks JAX what devices and processes there are."""
 
 import os
 import pickle
@@ -11,38 +11,40 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 AXIS = "batch"
-PATIENCE = 15  # seconds that a process waits for the others when it ends
+SHUTDOWN_TIMEOUT = 15  # seconds that a process waits for the others when it ends
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Make this process one of several that run one program; to be called by each before any other use of JAX.
+    """Make this process one of several that run one program. Each calls this before any other use of JAX.
+
+    Without arguments, JAX takes them from the environment of Slurm, Open MPI, or a TPU pod.
+
+    A process that ends with an error soon ends the others too. Otherwise all must reach the end of the program
+    together (see `of_every_process`).
 
     Args:
-      coordinator: "HOST:PORT" of process 0, the same for all.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
-
-    Without all three, JAX takes them from the environment: of Slurm, Open MPI, or a TPU pod.
-
-    A process that ends with an error ends the others too, soon after; all must reach the end of the program
-    together otherwise (see `of_every_process`).
+      coordinator: "HOST:PORT" of process 0, the same in every process.
+      num_processes: the number of processes.
+      process_id: the number of this process, from 0.
 
     Raises:
-      ValueError: if only some of the three are given, or they make no sense, or the environment says nothing.
+      ValueError: if only some of the three are given, one is out of range, or the environment has none of them.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise ValueError(f"coordinator, num_processes and process_id go together, got no {' and no '.join(missing)}")
+        raise ValueError(
+            f"coordinator, num_processes and process_id must be given together; got no {' and no '.join(missing)}"
+        )
     if not missing:
         if not re.fullmatch(r".+:\d+", coordinator):
-            raise ValueError(f"coordinator is HOST:PORT, got {coordinator!r}")
+            raise ValueError(f"coordinator must be HOST:PORT; got {coordinator!r}")
         if not 0 <= process_id < num_processes:
-            raise ValueError(f"process_id is in [0, num_processes), got {process_id} of {num_processes}")
-        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=PATIENCE)
+            raise ValueError(f"process_id must be in [0, num_processes); got {process_id} of {num_processes}")
+        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
         return
     try:
-        jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE)
+        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
     except ValueError as error:
         raise ValueError(
             f"the environment does not say how many processes there are ({error}): outside Slurm, Open MPI and TPU "
@@ -100,12 +102,17 @@ def peak_memory() -> int | None:
 
 
 def of_every_process(value: Any) -> np.ndarray:
-    """Return a number or array of each process, `[processes, ...]`. All must ask, each with the same shape."""
+    """Return the number or array of each process, `[processes, ...]`.
+
+    All processes must call this at the same place, with values of one shape: none returns before all have called.
+    """
     return np.reshape(multihost_utils.process_allgather(np.asarray(value)), (-1, *np.shape(value)))
 
 
 def objects_of_every_process(value: Any) -> list[Any]:
-    """Return the picklable object of each process, in the order of the processes. All must ask, at the same place.
+    """Return the picklable object of each process, in the order of the processes.
+
+    All processes must call this at the same place.
 
     The objects may differ in size: they travel as bytes, padded to the longest. They come from the processes of this
     same run, so unpickling them is safe.
@@ -121,17 +128,17 @@ def objects_of_every_process(value: Any) -> list[Any]:
 def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
     """Run `step(state, batch, key) -> (state, metrics)` on every device, each with its share of the batch.
 
-    The state keeps its single-device shape, going in and coming out, and is donated. `step` must make its result
-    the same on all devices by sums over `AXIS`. The batch's arrays are this process's share of it, `[devices, per
-    device, ...]` (see `split`).
+    The state keeps its single-device shape, as argument and as result, and is donated. `step` must sum over `AXIS`,
+    so that its result is the same on all devices. The arrays of the batch are this process's share of it,
+    `[devices, per device, ...]` (see `shard`).
     """
     return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
 
 
-def replicate(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+def put_on_devices(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     """Place a new or restored state as the step of `over_devices` returns it.
 
-    Without, the second step would be compiled anew, for a state that came from the devices.
+    Otherwise the second step would be compiled again, because its input is placed in another way.
     """
     count = jax.local_device_count() if devices is None else len(devices)
     identity = jax.pmap(lambda state, _: state, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
@@ -139,9 +146,10 @@ def replicate(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
 
 def gather_over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `function(variables, batch)` on every device: variables whole, the batch's arrays as in `over_devices`.
+    """Run `function(variables, batch)` on every device, with all variables and its share of the batch.
 
-    Each process gets the results of all, `[B, ...]`: those of process 0 first.
+    The arrays of the batch are as in `over_devices`. Each process gets the results of all processes, `[B, ...]`:
+    those of process 0 come first.
     """
 
     def run(variables: Any, batch: Any) -> Any:
@@ -150,9 +158,14 @@ def gather_over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.pmap(run, AXIS, in_axes=(None, 0), out_axes=None)
 
 
-def split(batch: dict[str, np.ndarray], devices: int) -> dict[str, np.ndarray]:
-    """Turn `[B, ...]` arrays into `[devices, B / devices, ...]`; an uneven B is a `ValueError`."""
-    sizes = {len(array) for array in batch.values()}
+def shard(arrays: dict[str, np.ndarray], devices: int | None = None) -> dict[str, np.ndarray]:
+    """Turn `[B, ...]` arrays into `[devices, B / devices, ...]`, by default for all devices of this process.
+
+    Raises:
+      ValueError: if the arrays differ in B, or B is not a multiple of the devices.
+    """
+    devices = devices or jax.local_device_count()
+    sizes = {len(array) for array in arrays.values()}
     if len(sizes) != 1 or (size := sizes.pop()) % devices:
-        raise ValueError(f"the batch must divide evenly over {devices} devices, got sizes {sizes or size}")
-    return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in batch.items()}
+        raise ValueError(f"the batch must divide evenly over {devices} devices; got sizes {sizes or size}")
+    return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in arrays.items()}

@@ -285,8 +285,10 @@ def test_checkpoints_are_set_aside_and_their_steps_saved_again(saved):
     (saved.directory / "9").mkdir()
     for attempt, suffix in ((1, ""), (2, "-1")):
         with Checkpoints(saved.directory) as again:
-            names = [f"{step}.damaged{suffix}" for step in (3, 9) if attempt == 1 or step == 3]
-            assert again.set_aside([2]) == [saved.directory / name for name in names]
+            wanted = {
+                step: saved.directory / f"{step}.damaged{suffix}" for step in (3, 9) if attempt == 1 or step == 3
+            }
+            assert again.set_aside(keep=[2]) == wanted
             assert again.steps() == [2]
             again.save(3, state_of(7), DESCRIPTION)
             again.wait()

@@ -22,6 +22,11 @@ BOX_ORDER = ["numerics", "geometry", "codec", "matching", "nms", "priors"]
 HEAVY = ("flax", "optax", "orbax", "grain", "cv2", "tensorflow_datasets", "jaxtyping", "chex")
 # A name that one room alone says.
 ONLY_IN = {"orbax": "checkpoint", "pmap": "parallel"}
+# What jax tells of devices and processes: one room alone asks, as `jax.NAME`.
+DEVICES = (
+    *("process_index", "process_count", "process_indices", "default_backend"),
+    *("devices", "device_count", "local_devices", "local_device_count"),
+)
 
 
 def rooms():
@@ -74,6 +79,26 @@ def test_a_room_imports_only_rooms_below_it(room):
 def test_one_room_alone_says_a_name(name):
     said = {room for room in rooms() for path in sources(room) if name in words(path.read_text())}
     assert said <= {ONLY_IN[name]}
+
+
+def asked_of_jax(source):
+    """Names of DEVICES that the code asks jax for."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr in DEVICES
+        if isinstance(node.value, ast.Name) and node.value.id == "jax"
+    } | {name.split(".")[1] for name in imported(source) if name.startswith(tuple(f"jax.{name}" for name in DEVICES))}
+
+
+@pytest.mark.parametrize("room", [room for room in rooms() if room != "parallel"])
+def test_parallel_alone_asks_for_devices_and_processes(room):
+    assert {path: asked for path in sources(room) if (asked := asked_of_jax(path.read_text()))} == {}
+
+
+def test_the_questions_to_jax_are_found():
+    assert asked_of_jax("n = jax.local_device_count() + other.devices()") == {"local_device_count"}
+    assert asked_of_jax("from jax import device_count\njax.device_get(x)") == {"device_count"}
 
 
 def test_the_words_of_a_module_are_its_code_not_its_comments():

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.data import Shapes, train_batches
-from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.parallel import AXIS, over_devices, shard
 from ssd_jax.training import create_state, make_train_step
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
@@ -32,7 +32,7 @@ def train(devices, norm):
     )
     losses = []
     for _ in range(STEPS):
-        state, metrics = step(state, split(next(batches).arrays, devices), jax.random.key(1))
+        state, metrics = step(state, shard(next(batches).arrays, devices), jax.random.key(1))
         losses.append(float(metrics["loss"]))
     after = ravel_pytree((state.params, state.batch_stats))[0]
     return np.asarray(before), np.asarray(after), losses
@@ -60,5 +60,5 @@ def test_the_images_have_unevenly_many_objects_and_some_have_none():
 
 
 def test_an_uneven_batch_is_refused():
-    with pytest.raises(ValueError, match=r"divide evenly over 4 devices, got sizes 6"):
-        split({"images": np.zeros((6, 2))}, 4)
+    with pytest.raises(ValueError, match=r"divide evenly over 4 devices; got sizes 6"):
+        shard({"images": np.zeros((6, 2))}, 4)

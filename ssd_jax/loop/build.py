@@ -17,7 +17,7 @@ from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, deep_tuple, describe, from_description
-from ssd_jax.parallel import AXIS, over_devices, split
+from ssd_jax.parallel import AXIS, device_kind, is_cpu, over_devices, shard, topology
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
 
@@ -49,10 +49,10 @@ class Run:
 
     def summary(self) -> str:
         """Describe the run in one line: devices, batch, model and data."""
-        kind = jax.local_devices()[0].device_kind
+        here = topology()
         parameters = sum(array.size for array in jax.tree.leaves(self.shapes.params))
         return (
-            f"{jax.device_count()} device(s) of kind {kind} in {jax.process_count()} process(es), "
+            f"{here.devices} device(s) of kind {device_kind()} in {here.processes} process(es), "
             f"batch {self.config.batch_size}, {parameters:,} parameters, "
             f"{len(self.source)} training images, {len(self.eval_source)} for evaluation, "
             f"classes {', '.join(self.source.class_names)}"
@@ -70,7 +70,7 @@ class Run:
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over this process's share of every batch, from `start_step` on."""
-        data = self.config.data
+        data, here = self.config.data, topology()
         return train_batches(
             self.source,
             batch_size=self.config.batch_size,
@@ -82,13 +82,13 @@ class Run:
             strict=data.strict,
             cache_gb=data.cache_gb,
             threads=data.threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=here.process,
+            process_count=here.processes,
         )
 
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one training step on a batch of `batches`. The state that is passed in must not be used again."""
-        return self.step(state, split(batch.arrays, jax.local_device_count()), self.key)
+        return self.step(state, shard(batch.arrays), self.key)
 
 
 def build(config: ConfigDict) -> Run:
@@ -99,7 +99,7 @@ def build(config: ConfigDict) -> Run:
       FileNotFoundError: if a file or folder of the data is missing.
     """
     config = complete(config)
-    devices = jax.device_count()
+    devices = topology().devices
     if config.batch_size < 1 or config.batch_size % devices:
         raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
     schedule = make_schedule(steps=config.steps, **plain(config.schedule))
@@ -123,7 +123,7 @@ def build(config: ConfigDict) -> Run:
         make_priors(model.spec),
         AugmentOptions(**plain(config.augment)),
         accumulate=config.accumulate,
-        unroll=jax.default_backend() == "cpu",
+        unroll=is_cpu(),
         ema_decay=config.ema_decay,
         skip_nonfinite=config.max_skipped > 0,
         frozen=() if config.optimizer.thaw_step else tuple(config.optimizer.frozen),

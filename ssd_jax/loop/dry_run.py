@@ -2,12 +2,11 @@
 
 import time
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ssd_jax.loop.build import build
-from ssd_jax.parallel import replicate, split
+from ssd_jax.parallel import put_on_devices, shard
 
 
 def dry_run(config: ConfigDict, *, steps: int = 5) -> str:
@@ -19,7 +18,7 @@ def dry_run(config: ConfigDict, *, steps: int = 5) -> str:
     run = build(config)
     batches = run.batches()
     state, origin = run.first_state()
-    state = replicate(state)
+    state = put_on_devices(state)
     seconds = []
     for _ in range(1 + steps):
         batch = next(batches)
@@ -29,7 +28,7 @@ def dry_run(config: ConfigDict, *, steps: int = 5) -> str:
         seconds.append(time.perf_counter() - start)
     first, second = seconds[0], float(np.median(seconds[1:]))
     # This finds the step that was compiled above.
-    memory = run.step.lower(state, split(batch.arrays, jax.local_device_count()), run.key).compile().memory_analysis()
+    memory = run.step.lower(state, shard(batch.arrays), run.key).compile().memory_analysis()
     for _ in range(run.config.data.threads + 2):  # those that were made meanwhile
         next(batches)
     start = time.perf_counter()

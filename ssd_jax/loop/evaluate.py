@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -19,7 +18,7 @@ from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.metrics import COCOMetric, COCOTruth, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
-from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, replicate, split
+from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, put_on_devices, shard, topology
 
 logger = logging.getLogger("ssd_jax")
 
@@ -56,7 +55,7 @@ class Evaluator:
         self._detections: dict[int, Detections] = {}  # of the samples
         self._truth = self._source.truth() if is_first() else None
         self._image_size = model.spec.image_size
-        self._batch_size = -(-config.eval.batch_size // jax.device_count()) * jax.device_count()
+        self._batch_size = -(-config.eval.batch_size // topology().devices) * topology().devices
         detect = make_detect(model)
         self._detect = gather_over_devices(lambda variables, arrays: detect(variables, arrays["images"]))
 
@@ -64,7 +63,7 @@ class Evaluator:
         """Detect in every image and compare with the ground truth.
 
         Args:
-          variables: of the model, on the devices as `parallel.replicate` puts them.
+          variables: of the model, on the devices as `parallel.put_on_devices` puts them.
           stops: asked after every image; the evaluation ends early where it returns True.
 
         Returns:
@@ -127,13 +126,12 @@ class Evaluator:
             image_size=self._image_size,
             strict=self._data.strict,
             threads=self._data.threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=topology().process,
+            process_count=topology().processes,
         )
         total = -(-len(self._source) // self._batch_size)
         progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if is_first() else True)
-        devices = jax.local_device_count()
-        started = ((self._detect(variables, split(batch.arrays, devices)), batch.info) for batch in progress)
+        started = ((self._detect(variables, shard(batch.arrays)), batch.info) for batch in progress)
         for found, info in prefetch(started):
             boxes, scores, labels = map(np.asarray, found)  # of all processes
             shares = objects_of_every_process(info)
@@ -211,7 +209,7 @@ def evaluate_checkpoint(
     split = split or str(config.data.eval)
     detector = load_detector(workdir, step=step)
     source = open_source(config.data, split, class_names=detector.class_names)
-    evaluation = Evaluator(detector.model, source, config)(replicate(detector.variables))
+    evaluation = Evaluator(detector.model, source, config)(put_on_devices(detector.variables))
     if np.isnan(evaluation.results["mAP"]):
         logger.warning(NO_OBJECT, split)
     return evaluation._replace(results={"split": split, "step": detector.step} | evaluation.results)

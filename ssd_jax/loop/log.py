@@ -1,46 +1,64 @@
 """The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard."""
 
+import contextlib
 import json
 import logging
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from ssd_jax.files import write_text
+from ssd_jax.files import append_text, to_json, with_path, write_text
 
 logger = logging.getLogger("ssd_jax")
 
 
 class Log:
-    """Writes scalars to every place they are looked for; a context manager."""
+    """Writes scalars to every place where people look for them; a context manager.
 
-    def __init__(self, workdir: Path, *, start_step: int, steps: int) -> None:
-        """Go on at `start_step`; what an interrupted run wrote beyond it is dropped."""
-        self._path = workdir / "metrics.jsonl"
-        _drop_lines_after(self._path, start_step)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+    An error of the disk is raised at once, as an OSError that names the file.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int, steps: int, enabled: bool = True) -> None:
+        """Continue the log at `start_step`, and drop what an interrupted run wrote after it.
+
+        Args:
+          workdir: of the run.
+          start_step: the number of updates before this start.
+          steps: the number of updates at the end of the run.
+          enabled: False for a log that writes nothing: only the first of several processes writes.
+        """
+        self._enabled, self._path = enabled, workdir / "metrics.jsonl"
         self._bar = tqdm(
-            total=steps, initial=start_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05
+            total=steps,
+            initial=start_step,
+            unit="step",
+            disable=not enabled or not sys.stderr.isatty(),
+            smoothing=0.05,
         )
+        if enabled:
+            _drop_lines_after(self._path, start_step)
+            self._board = _Board(workdir / "tensorboard", start_step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Record `values` after `step` updates."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        """Record `values` after `step` updates; `metrics.jsonl` has null for what is not a finite number."""
+        if self._enabled:
+            append_text(self._path, to_json({"step": step} | values) + "\n")
+            self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
     def images(self, step: int, images: dict[str, np.ndarray]) -> None:
-        """Show RGB uint8 images in TensorBoard."""
-        for name, image in images.items():
-            self._board.add_image(name, image, step, dataformats="HWC")
+        """Show RGB uint8 images `[h, w, 3]` in TensorBoard."""
+        if self._enabled:
+            self._board.write(step, *(summary.image(name, i, dataformats="HWC") for name, i in images.items()))
 
     def progress(self, step: int, values: dict[str, float]) -> None:
-        """Show where the run is."""
+        """Show the step and `values` on the terminal."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar.disable:
             self.line(f"step {step}/{self._bar.total}  {text}")
@@ -49,53 +67,75 @@ class Log:
             self._bar.update(step - self._bar.n)
 
     def line(self, text: str) -> None:
-        """Print a line without tearing the progress bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        """Print a line without breaking the progress bar."""
+        if self._enabled:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def __enter__(self) -> "Log":
-        """Nothing to prepare."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close every file."""
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        if self._enabled:
+            self._board.close()
 
 
-class Silent:
-    """The log of every process but the first: the same methods, doing nothing."""
+class _Board:
+    """TensorBoard's file of events, written by the thread that calls.
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Record nothing."""
+    tensorboardX's `SummaryWriter` has its own thread. When a full disk ends that thread, the next call never returns.
+    """
 
-    def images(self, step: int, images: dict[str, np.ndarray]) -> None:
-        """Show nothing."""
+    def __init__(self, folder: Path, start_step: int) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        if start_step:  # TensorBoard then drops the events of an interrupted run from this step on
+            self._write(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        """Show nothing."""
+    def write(self, step: int, *summaries: Any) -> None:
+        for value in summaries:
+            self._write(Event(step=step, summary=value))
 
-    def line(self, text: str) -> None:
-        """Print nothing."""
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # every event was flushed, or raised its error, when it was written
+            self._file.close()
 
-    def __enter__(self) -> "Silent":
-        """Nothing to prepare."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        try:
+            self._file.write_event(event)
+            self._file.flush()
+        except OSError as error:
+            raise with_path(error, self._folder) from error
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
+    """Remove the rows of later steps, and with a warning those that are no rows of a log."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    write_text(path, "".join(line + "\n" for line in kept))
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    steps = [_step_of(line) for line in lines]
+    # The last line may be cut short by the interruption.
+    strange = [number for number, found in enumerate(steps[:-1], start=1) if found is None]
+    if strange:
+        logger.warning(
+            '%s: a line must be a JSON object with a "step"; got others, now dropped, at line %s',
+            path,
+            ", ".join(map(str, strange[:10])),
+        )
+    kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
+    if kept != lines:
+        write_text(path, "".join(line + "\n" for line in kept))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | None:
+    """Return the step of a row of the log, or None if it is not one."""
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # cut short by the interruption
-        return float("inf")
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int | float) else None

@@ -1,4 +1,4 @@
-"""What a run measures between two lines of the log, and the images that it could not read."""
+"""What a run measures between two lines of the log, and the images that it cannot read."""
 
 import contextlib
 import time
@@ -9,16 +9,25 @@ import jax
 import numpy as np
 
 from ssd_jax.data import Source
-from ssd_jax.parallel import of_every_process
+from ssd_jax.parallel import of_every_process, peak_memory
 
 
 class Meter:
     """The steps since the last line of the log: their metrics, still on the devices, and where the time went."""
 
     def __init__(self, source: Source, batch_size: int, *, max_skipped: int = 0) -> None:
-        """Start an empty window; `batch_size` counts the images of all processes."""
+        """Start to measure.
+
+        Args:
+          source: the dataset, for the names of images.
+          batch_size: the images of a batch, of all processes.
+          max_skipped: how many updates of the run may be skipped because the loss is not finite.
+
+        Raises:
+          ValueError: if `max_skipped` is negative.
+        """
         if max_skipped < 0:
-            raise ValueError(f"max_skipped must be at least 0, got {max_skipped}")
+            raise ValueError(f"max_skipped must be at least 0; got {max_skipped}")
         self._source, self._batch_size = source, batch_size
         self._max_skipped = max_skipped
         self._steps: list[tuple[int, dict[str, Any], np.ndarray]] = []
@@ -26,7 +35,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock again: what was done since was not training."""
+        """Restart the timer, so that time not spent on training is not counted."""
         self._waited = 0.0
         self._timed = len(self._steps)
         self._since = time.perf_counter()
@@ -44,11 +53,11 @@ class Meter:
         self._dropped_boxes += int(info["dropped_boxes"].sum())
 
     def close(self) -> dict[str, float]:
-        """Return the averages, and start over. All processes do so at the same step.
+        """Return the averages over the steps since the last call. All processes must call this at the same step.
 
         Raises:
-          FloatingPointError: where a step's loss or gradient is not finite, unless it is one of the `max_skipped`
-            updates that a run may leave out; it names the step and its images.
+          FloatingPointError: if the loss or gradient of a step is not finite, and the update is not one of the
+            `max_skipped` that may be skipped. It names the step and its images.
         """
         fetched = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
         finite = [metrics for step, metrics, index in fetched if self._is_finite(step, metrics, index)]
@@ -63,9 +72,9 @@ class Meter:
             means["images_per_second"] = (len(fetched) - self._timed) * self._batch_size / seconds
             means["data_wait"] = self._waited / seconds
         means["objects_left_out"] = int(of_every_process(self._dropped_boxes).sum())  # by max_boxes
-        memory = jax.local_devices()[0].memory_stats()
-        if memory:  # a CPU has none of its own
-            means["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
+        memory = peak_memory()
+        if memory is not None:
+            means["device_memory_gb"] = memory / 1e9
         self._steps, self._dropped_boxes = [], 0
         self.restart()
         return means
@@ -78,23 +87,25 @@ class Meter:
         names = ", ".join(self._source[i].image_id for i in of_every_process(index).reshape(-1).tolist())
         limit = f"; max_skipped allows {self._max_skipped} such steps" if self._max_skipped else ""
         raise FloatingPointError(
-            f"loss and gradient must be finite, got loss_loc {metrics['loss_loc']}, loss_conf "
+            f"loss and gradient must be finite; got loss_loc {metrics['loss_loc']}, loss_conf "
             f"{metrics['loss_conf']}, gradient_norm {metrics['gradient_norm']} at step {step}, on {names}{limit}; "
             "lower schedule.learning_rate, lengthen schedule.warmup_steps or set optimizer.clip_norm"
         )
 
 
 def refuse_many(names: Sequence[str], limit: int) -> None:
-    """Raise `ValueError` where more than `limit` images could not be decoded; `batching` logged why."""
+    """Raise `ValueError` if more than `limit` images cannot be decoded; the log has the reason for each."""
     if len(names) > limit:
-        raise ValueError(f"data.max_unreadable allows {limit} unreadable images, met {', '.join(names[: limit + 1])}")
+        raise ValueError(
+            f"unreadable images must be at most data.max_unreadable = {limit}; got {', '.join(names[: limit + 1])}"
+        )
 
 
 class Unreadable:
-    """Those that a training met so far."""
+    """The images that a training could not read so far."""
 
     def __init__(self, source: Source, *, limit: int) -> None:
-        """Start with none."""
+        """Start with none; `limit` is how many all processes together may find."""
         self._source, self._limit = source, limit
         self._found: set[int] = set()
 
@@ -103,8 +114,8 @@ class Unreadable:
         self._found.update(info["index"][~info["readable"]].tolist())
 
     def check(self) -> None:
-        """Raise `ValueError` where all processes together met too many. All ask."""
+        """Raise `ValueError` if all processes together found too many. All processes must call this."""
         some = sorted(self._found)[: self._limit + 1]
-        mine = np.pad(some, (0, self._limit + 1 - len(some)), constant_values=-1).astype(int)  # as long in all
+        mine = np.pad(some, (0, self._limit + 1 - len(some)), constant_values=-1).astype(int)  # of equal length
         found = np.unique(of_every_process(mine))
         refuse_many([self._source[index].image_id for index in found[found >= 0].tolist()], self._limit)

@@ -1,39 +1,27 @@
 """A profile of a few steps, for TensorBoard's profiler or Perfetto."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 
-class Trace:
-    """Records the `count` steps after the first `skip` of this start into `folder`; a context manager."""
+@contextlib.contextmanager
+def trace_steps(folder: Path, steps: range) -> Iterator[Callable[[int, Any], None]]:
+    """Record `steps` into `folder`. Call the yielded function with every step and its state, before the step."""
+    running = False
 
-    def __init__(self, folder: Path, *, skip: int = 5, count: int = 5) -> None:
-        """Prepare; `count` 0 records nothing. The first steps compile, and are not what one wants to look at."""
-        self.folder, self._first, self._count = folder, skip, count
-        self._seen, self._running = 0, False
+    def before_step(step: int, state: Any) -> None:
+        nonlocal running
+        if running != (step in steps):
+            jax.block_until_ready(state)  # the steps before this one are complete
+            jax.profiler.stop_trace() if running else jax.profiler.start_trace(str(folder))
+            running = not running
 
-    def before_step(self, state: Any) -> None:
-        """Begin or end recording where it is time to."""
-        if self._count and self._seen == self._first:
-            jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self.folder))
-            self._running = True
-        elif self._seen == self._first + self._count:
-            self._stop(state)
-        self._seen += 1
-
-    def _stop(self, state: Any = ()) -> None:
-        if self._running:
-            jax.block_until_ready(state)
+    try:
+        yield before_step
+    finally:
+        if running:  # the run ended first
             jax.profiler.stop_trace()
-            self._running = False
-
-    def __enter__(self) -> "Trace":
-        """Nothing to prepare."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Keep what a run that ended early recorded."""
-        self._stop()

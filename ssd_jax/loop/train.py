@@ -1,101 +1,128 @@
 """Train a model: the narrative of a run."""
 
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.checkpoint import IMPORTED, Checkpoints, DamagedCheckpoint
+from ssd_jax.files import local_folder, only_run
 from ssd_jax.loop.build import Run, build
 from ssd_jax.loop.evaluate import Evaluator, score
-from ssd_jax.loop.log import Log, Silent
+from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter, Unreadable
-from ssd_jax.loop.profile import Trace
+from ssd_jax.loop.profile import trace_steps
 from ssd_jax.loop.signals import Interruption
 from ssd_jax.loop.workdir import changes, jsonlike, save_config
 from ssd_jax.model import describe, from_description
-from ssd_jax.parallel import is_first, of_every_process, replicate
+from ssd_jax.parallel import is_first, of_every_process, put_on_devices, topology
 from ssd_jax.training import TrainState
 
 SHOWN = ("loss", "loss_loc", "loss_conf", "images_per_second")  # in the progress bar
+TRACED = 5  # steps in a profile
+
+
+class Start(NamedTuple):
+    """Where a run begins."""
+
+    step: int  # updates already done
+    state: TrainState
+    origin: str  # a clause for the first line of the log
+    notes: list[str]  # further lines of the log, each about a checkpoint that cannot be read
 
 
 def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> bool:
-    """Train as `config` says and leave everything in `workdir`; the same call again resumes where it stopped.
+    """Train as `config` says and write everything into `workdir`; the same call again resumes where it stopped.
 
-    Written there: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`; with `profile` also `profile/`, a
-    trace of a few steps. Of several processes (see `parallel.join`) each calls this, with a workdir that all see; the
-    first one writes.
+    It writes `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`, and with `profile` also `profile/`, a
+    trace of a few steps. Each of several processes (see `parallel.join`) calls this with a workdir that all of them
+    see; the first one writes.
 
     Returns:
-      whether the run came to its end. SIGTERM or SIGINT end it after the step in progress, or with several processes
-      at the next line of the log, and what was done is saved.
+      whether the run came to its end. SIGTERM or SIGINT stop it after the step in progress, or with several processes
+      at the next line of the log. That step is then saved.
 
     Raises:
-      ValueError: for data or a config that cannot be used, or a workdir that holds another model's checkpoint.
+      ValueError: for data or a config that cannot be used, a workdir that holds a checkpoint of another model, or one
+        that another run is using.
       FloatingPointError: when the loss is no longer finite; the newest checkpoint is from before.
+      OSError: when a file cannot be written, as on a full disk; the checkpoints that are complete stay whole.
     """
+    # ------------------------------------------------------------------------------------------- data, model, step
+    # Nothing is written before the config proved usable.
+    workdir = local_folder(workdir)
     run = build(config)
-    config = run.config  # complete
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    writes = is_first()
+    config, first, alone = run.config, is_first(), topology().processes == 1
     evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.images)
-    with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-        start, state, origin = current_state(run, checkpoints, workdir)
-        state = replicate(state)
-        if writes and start < config.steps:
+
+    def evaluates(step: int) -> bool:
+        return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
+
+    # Signals are only noted until everything is saved: see the end.
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (
+        only_run(workdir) if first else contextlib.nullcontext(),
+        Interruption() as interruption,
+        Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints,
+    ):
+        # ---------------------------------------------------------------------------------------- new or resumed?
+        start = find_start(run, checkpoints, workdir)
+        state = put_on_devices(start.state)
+        batches = run.batches(start.step)  # resuming needs the step alone: everything random follows from it
+        if first and start.step < config.steps:
             save_config(config, workdir)
-        batches = run.batches(start)
+
+        # ------------------------------------------------------------------------------------------- instruments
+        meter = Meter(run.source, config.batch_size, max_skipped=config.max_skipped)
         unreadable = Unreadable(run.source, limit=config.data.max_unreadable)
-        log = Log(workdir, start_step=start, steps=config.steps) if writes else Silent()
-        count = 5 if profile and writes else 0
-        trace = Trace(workdir / "profile", skip=max(0, min(5, config.steps - start - count)), count=count)
+        # The first steps compile, and are not what one wants to see in a profile.
+        traced = max(start.step + 1, min(start.step + 1 + TRACED, config.steps + 1 - TRACED))
+        log = Log(workdir, start_step=start.step, steps=config.steps, enabled=first)
+        trace = trace_steps(workdir / "profile", range(traced, traced + TRACED) if profile and first else range(0))
 
-        def evaluates(step: int) -> bool:
-            return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
-
-        def evaluate(step: int) -> bool:
+        def evaluate(step: int, state: TrainState) -> bool:
+            """Evaluate and log; return False if a signal stopped the evaluation."""
             evaluation = evaluator(
                 state.ema or state.variables, stops=lambda: alone and interruption.requested is not None
             )
-            results = evaluation.results
-            if results:
-                told = {name: results[name] for name in ("mAP", "mAP_area")}
-                if "coco" in results:
-                    told |= {name: results["coco"][name] for name in ("AP", "AP50")}
-                log.scalars(step, {f"eval/{name}": value for name, value in told.items()})
+            if evaluation.results:  # of the first process
+                log_evaluation(log, step, evaluation.results)
                 log.images(step, evaluator.drawings())
-                log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
-                checkpoints.rate(step, score(results))
+                checkpoints.rate(step, score(evaluation.results))
             return evaluation.finished
 
-        finished, alone = True, jax.process_count() == 1
-        with log, trace, Interruption() as interruption:
-            log.line(f"{run.summary()}; config in {workdir / 'config.json'}{origin}")
-            if of_every_process(evaluates(start) and checkpoints.score(start) is None).any():
-                finished = evaluate(start)  # an interruption came before its end
-            meter = Meter(run.source, config.batch_size, max_skipped=config.max_skipped)
-            for step in range(start + 1, config.steps + 1):
-                trace.before_step(state)
+        with log, trace as before_step:
+            log.line(f"{run.summary()}; config in {workdir / 'config.json'}{start.origin}")
+            for note in start.notes:
+                log.line(note)
+
+            # ------------------------------------------------------------------------------------------- training
+            step, finished = start.step, True
+            if of_every_process(evaluates(step) and checkpoints.score(step) is None).any():
+                finished = evaluate(step, state)  # which a signal stopped last time
+            while finished and step < config.steps:
+                step += 1
+                before_step(step, state)
                 with meter.waiting_for_data():
                     batch = next(batches)
                 unreadable.add(batch.info)
                 state, metrics = run.advance(state, batch)
                 meter.add(step, metrics, batch.info)
-                if step == start + 1:  # which was compiled: no time of a step
+                if step == start.step + 1:  # the first step compiles: its time is not that of a step
                     jax.block_until_ready(metrics)
                     meter.restart()
 
+                # What is due after this step? All processes must stop at the same step: they agree when they log.
                 saves = due(step, config.save_every) or step == config.steps or evaluates(step)
                 logs = saves or due(step, config.log_every)
                 stops = interruption.requested is not None
-                if not alone:  # all must stop at the same step, so they ask each other now and then
+                if not alone:
                     stops = logs and bool(of_every_process(stops).any())
 
-                # Saving waits for the log's checks: a state that is not finite is never saved.
+                # Log. This raises where the loss is not finite, so that such a state is never saved.
                 if logs or stops:
                     unreadable.check()
                     scalars = meter.close()
@@ -103,56 +130,109 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                     scalars["learning_rate"] = float(run.schedule(updates - 1))
                     log.scalars(step, scalars)
                     log.progress(step, {name: scalars[name] for name in SHOWN if name in scalars})
-                if writes and (saves or stops):
+
+                # Save, in the background.
+                if first and (saves or stops):
                     checkpoints.save(step, state, run.description)
+
+                # Evaluate. A signal stops an evaluation, which the next start then repeats.
                 if evaluates(step) and not stops:
-                    stops = not evaluate(step)
+                    stops = not evaluate(step, state)
                     meter.restart()
-                if stops and (step < config.steps or evaluates(step)):
-                    log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
-                    finished = False
-                    break
-    of_every_process(0)  # none leaves before the first one has written everything
+
+                finished = not stops or (step == config.steps and not evaluates(step))
+
+            # ------------------------------------------------------------------------------------------- the end
+            # The last save must be complete before anything says so, and before a second signal can end the process.
+            checkpoints.wait()
+            if not finished:
+                log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
+            of_every_process(0)  # no process leaves before the first one has written everything
     return finished
 
 
 def due(step: int, every: int) -> bool:
-    """Tell whether it is time for what happens every so many steps; never, for `every` 0 or at the start."""
+    """Return whether `step` is a multiple of `every`; never at step 0, nor if `every` is 0."""
     return bool(step and every) and step % every == 0
 
 
-def current_state(run: Run, checkpoints: Checkpoints, workdir: Path) -> tuple[int, TrainState, str]:
-    """Go on from the newest checkpoint, if it is of this model, or begin.
+def log_evaluation(log: Log, step: int, results: dict[str, Any]) -> None:
+    """Log the numbers by which a run is followed."""
+    values = {name: results[name] for name in ("mAP", "mAP_area")}
+    if "coco" in results:
+        values |= {name: results["coco"][name] for name in ("AP", "AP50")}
+    log.scalars(step, {f"eval/{name}": value for name, value in values.items()})
+    log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
 
-    Returns:
-      the step, the state, and what is to be said of it.
+
+def find_start(run: Run, checkpoints: Checkpoints, workdir: Path) -> Start:
+    """Find the state to start from.
+
+    1. The newest checkpoint of the workdir that can be read, if it is of this model and optimizer. Folders of newer
+       steps, which are damaged, are renamed so that the run can save these steps again.
+    2. Without any checkpoint: the weights of `config.init_from`.
+    3. Without these: weights drawn from `config.seed`.
+
+    All processes read the same checkpoint.
+
+    Raises:
+      ValueError: if the newest checkpoint is of another model, all are damaged, the workdir holds imported weights,
+        or the processes see different checkpoints.
     """
-    start = checkpoints.latest()
-    if len(np.unique(of_every_process(-1 if start is None else start))) > 1:
-        raise ValueError(f"workdir must be a folder that all processes see, got {workdir} with other checkpoints")
-    if start:
-        check_same_run(checkpoints.description(start), run.description, workdir)
-        if start >= run.config.steps:
-            origin = f"; nothing to train, since it is at step {start} of {run.config.steps}"
-        else:
-            changed = changes(run.config, workdir)
-            origin = f"; resuming at step {start}" + (f" with another {', '.join(changed)}" if changed else "")
-        return start, checkpoints.restore(start, run.shapes), origin
-    if start == 0:
-        raise ValueError(
-            f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
-            "another --workdir"
-        )
-    return 0, *run.first_state()
+    damage: dict[int, str] = {}
+    start = None
+    for step in reversed(checkpoints.steps()):
+        if step == IMPORTED:
+            raise ValueError(
+                f"{workdir} holds imported weights: to train from them, pass --config.init_from={workdir} and "
+                "another --workdir"
+            )
+        try:
+            start = resumed(run, checkpoints, workdir, step)
+            break
+        except DamagedCheckpoint as error:
+            damage[step] = str(error)
+    if damage and start is None:
+        raise ValueError(f"{next(iter(damage.values()))}; no other checkpoint is whole: choose another --workdir")
+    if len(np.unique(of_every_process(start.step if start else -1))) > 1:
+        raise ValueError(f"workdir must be a folder that all processes see; got {workdir} with different checkpoints")
+
+    if start is None:
+        start = Start(0, *run.first_state(), notes=[])
+    if is_first():
+        for step, path in checkpoints.set_aside(keep=range(1, start.step + 1)).items():
+            reason = damage.get(step, f"{path.with_name(str(step))}: a checkpoint must be whole; got a part of one")
+            start.notes.append(f"{reason}; renamed to {path.name}")
+    return start
 
 
-def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], workdir: Path) -> None:
-    """Refuse to resume from a checkpoint of another model or other classes, naming the first difference."""
-    saved = saved | {"model": describe(from_description(saved["model"]))}  # options it does not know have defaults
+def resumed(run: Run, checkpoints: Checkpoints, workdir: Path, step: int) -> Start:
+    """Restore the checkpoint of `step`, and name what the config changes."""
+    check_same_run(checkpoints.description(step), run.description, checkpoints.directory / str(step))
+    state = checkpoints.restore(step, run.shapes)
+    if step >= run.config.steps:
+        return Start(step, state, f"; nothing to train, since it is at step {step} of {run.config.steps}", notes=[])
+    changed = changes(run.config, workdir)
+    origin = f"; resuming at step {step}" + (f" with another {', '.join(changed)}" if changed else "")
+    return Start(step, state, origin, notes=[])
+
+
+def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Refuse to resume from a checkpoint of another model or other classes, naming the first difference.
+
+    Args:
+      saved: the description in the checkpoint. Older versions had fewer options, which have their defaults.
+      wanted: the description of the model that the config makes.
+      folder: of the checkpoint, for the error.
+    """
+    try:
+        saved = saved | {"model": describe(from_description(saved["model"]))}
+    except ValueError as error:  # a newer version may have further options
+        raise ValueError(f"{folder}: {error}") from error
     saved, wanted = (jsonlike(d["model"] | {"class_names": d["class_names"]}) for d in (saved, wanted))
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise ValueError(
-                f"{workdir} holds a checkpoint of another model: {name} is {saved.get(name)} in it, "
+                f"{folder} is a checkpoint of another model: {name} is {saved.get(name)} in it, "
                 f"{wanted.get(name)} in this config; choose another --workdir"
             )

@@ -21,7 +21,7 @@ from ssd_jax.loop.build import build
 from ssd_jax.loop.evaluate import Evaluator, evaluate, table
 from ssd_jax.loop.train import train
 from ssd_jax.loop.workdir import load_config, save_config
-from ssd_jax.parallel import replicate
+from ssd_jax.parallel import put_on_devices
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 
@@ -49,7 +49,7 @@ def test_evaluation_compiles_once(workdir, data, caplog):
     config = tiny.config(data)
     run = build(config)
     evaluator = Evaluator(run.model, run.eval_source, config, samples=3)
-    state = replicate(run.create())
+    state = put_on_devices(run.create())
     compiled = []
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for _ in range(2):
@@ -87,7 +87,7 @@ def test_evaluation_reads_every_image_once(data, monkeypatch):
 
     monkeypatch.setattr(VOCFolder, "__getitem__", counted)
     evaluator = Evaluator(run.model, run.eval_source, config, samples=2)
-    state = replicate(run.create())
+    state = put_on_devices(run.create())
     first = evaluator(state.variables)
     assert (first.finished, first.results["images"], len(evaluator.drawings())) == (True, 5, 2)
     assert read == dict.fromkeys(range(5), 1)
@@ -96,7 +96,9 @@ def test_evaluation_reads_every_image_once(data, monkeypatch):
 def test_an_evaluation_that_is_stopped_says_so_and_has_no_results(data):
     config = tiny.config(data)
     run = build(config)
-    evaluation = Evaluator(run.model, run.eval_source, config)(replicate(run.create()).variables, stops=lambda: True)
+    evaluation = Evaluator(run.model, run.eval_source, config)(
+        put_on_devices(run.create()).variables, stops=lambda: True
+    )
     assert evaluation == (False, {}, [])
 
 
@@ -248,11 +250,11 @@ def test_a_few_unreadable_images_are_skipped_and_too_many_end_the_run(data, tmp_
     train(tiny.config(root, steps=4), tmp_path / "run")
     assert sum("image-1" in record.getMessage() for record in caplog.records) == 1
     (root / "JPEGImages" / "image-2.png").write_bytes(b"\x89PNG cut short")
-    with pytest.raises(ValueError, match=r"max_unreadable allows 1 unreadable images, met image-1, image-2"):
+    with pytest.raises(ValueError, match=r"must be at most data.max_unreadable = 1; got image-1, image-2"):
         train(tiny.config(root, steps=4), tmp_path / "again")
     (root / "JPEGImages" / "image-9.png").write_bytes(b"")
     results = evaluate(tmp_path / "run")
     assert (results["images"], results["unreadable"]) == (4, ["image-9"])
     (root / "JPEGImages" / "image-10.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="max_unreadable allows 1 unreadable images, met image-9, image-10"):
+    with pytest.raises(ValueError, match=r"must be at most data.max_unreadable = 1; got image-9, image-10"):
         evaluate(tmp_path / "run")

@@ -88,7 +88,7 @@ def test_an_error_of_one_ends_both_soon(tmp_path):
     codes, _, errors = finish(start(tmp_path / "run", *settings, "--config.data.max_unreadable=0"))
     assert codes == [1, 1]
     for error in errors:
-        assert "error: data.max_unreadable allows 0 unreadable images, met image-3" in error
+        assert "error: unreadable images must be at most data.max_unreadable = 0; got image-3" in error
 
 
 def test_one_of_them_tells_of_a_rehearsal(tmp_path):
@@ -101,9 +101,9 @@ def test_one_of_them_tells_of_a_rehearsal(tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (("127.0.0.1:1234", None, None), "go together, got no num_processes and no process_id"),
-        (("host0", 2, 0), "coordinator is HOST:PORT, got 'host0'"),
-        (("host0:1234", 2, 2), r"process_id is in \[0, num_processes\), got 2 of 2"),
+        (("127.0.0.1:1234", None, None), "must be given together; got no num_processes and no process_id"),
+        (("host0", 2, 0), "coordinator must be HOST:PORT; got 'host0'"),
+        (("host0:1234", 2, 2), r"process_id must be in \[0, num_processes\); got 2 of 2"),
     ],
 )
 def test_a_place_among_processes_makes_sense(place, message):

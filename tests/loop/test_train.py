@@ -21,7 +21,7 @@ from ssd_jax.inference import Detections
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
-from ssd_jax.loop.profile import Trace
+from ssd_jax.loop.profile import trace_steps
 from ssd_jax.loop.train import train
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
@@ -95,15 +95,16 @@ def test_a_rehearsal_sees_that_reading_is_slow(data, monkeypatch):
 
 
 def test_a_trace_of_a_few_steps_is_recorded_when_asked_for(tmp_path):
-    with Trace(tmp_path / "none", count=0) as trace:
-        for _ in range(3):
-            trace.before_step(np.zeros(2))
-    assert not (tmp_path / "none").exists()
-    for steps in (2, 9):  # a run may end before the recording does
-        with Trace(tmp_path / f"{steps}", skip=1, count=3) as trace:
-            for _ in range(steps):
-                trace.before_step(jax.numpy.zeros(2))
-        assert list((tmp_path / f"{steps}").rglob("*.xplane.pb"))
+    def run(folder, steps, traced):
+        with trace_steps(folder, traced) as before_step:
+            for step in range(1, steps + 1):
+                before_step(step, jax.numpy.zeros(2))
+        return list(folder.rglob("*.xplane.pb"))
+
+    assert not run(tmp_path / "none", 3, range(0))
+    assert not run(tmp_path / "later", 3, range(4, 7))
+    assert len(run(tmp_path / "whole", 9, range(2, 5))) == 1
+    assert len(run(tmp_path / "cut", 2, range(2, 5))) == 1  # a run may end before the recording does
 
 
 def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, data, monkeypatch):
@@ -125,7 +126,9 @@ def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, d
 
 
 def test_a_workdir_of_another_model_is_refused(workdir, data):
-    with pytest.raises(ValueError, match=r"holds a checkpoint of another model: l2_scale is 10.0 in it, 9.0 in this"):
+    with pytest.raises(
+        ValueError, match=r"checkpoints/6 is a checkpoint of another model: l2_scale is 10.0 in it, 9.0 in this"
+    ):
         train(tiny.config(data, **{"model.l2_scale": 9.0}), workdir)
 
 

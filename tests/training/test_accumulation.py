@@ -6,7 +6,7 @@ import pytest
 import tiny
 from jax.flatten_util import ravel_pytree
 
-from ssd_jax.parallel import AXIS, over_devices, replicate, split
+from ssd_jax.parallel import AXIS, over_devices, put_on_devices, shard
 from ssd_jax.training import create_state
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
@@ -22,9 +22,9 @@ def train(devices, accumulate):
     before = np.asarray(ravel_pytree(state.params)[0])
     step = tiny.train_step(optimizer, model=MODEL, accumulate=accumulate, axis_name=AXIS)
     step = over_devices(step, jax.devices()[:devices])
-    state = replicate(state, jax.devices()[:devices])
+    state = put_on_devices(state, jax.devices()[:devices])
     for _ in range(2):
-        state, metrics = step(state, split(BATCH, devices), jax.random.key(1))
+        state, metrics = step(state, shard(BATCH, devices), jax.random.key(1))
     return before, np.asarray(ravel_pytree(state.params)[0]), metrics
 
 

@@ -5,7 +5,7 @@ import logging
 import jax
 import tiny
 
-from ssd_jax.parallel import AXIS, over_devices, replicate, split
+from ssd_jax.parallel import AXIS, over_devices, put_on_devices, shard
 from ssd_jax.training import create_state
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
@@ -13,9 +13,9 @@ PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 def test_the_step_is_compiled_once_and_donates_its_state(caplog):
     model, optimizer, devices = tiny.SHORT.clone(norm=None), tiny.sgd(1e-4), jax.devices()[:2]
-    batch = split(tiny.first_batch(tiny.Images(), 8), 2)
+    batch = shard(tiny.first_batch(tiny.Images(), 8), 2)
     step = over_devices(tiny.train_step(optimizer, model=model, accumulate=4, axis_name=AXIS), devices)
-    state = replicate(create_state(jax.random.key(0), model, optimizer), devices)
+    state = put_on_devices(create_state(jax.random.key(0), model, optimizer), devices)
     key = jax.random.key(1)
     compiled = []
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
