@@ -2,12 +2,13 @@
 
     image, boxes, labels = augment(key, canvas, size, boxes, labels, image_size=300, options=AugmentOptions())
 
-Where it differs from Caffe:
+Differences from Caffe:
 
-* levels are clipped between the photometric steps as there, but not rounded (nor hue to its units of two degrees);
-* windows are not cut to whole pixels, so that boxes fit what the image shows (Caffe's may be a pixel off);
-* "nearest" takes the pixel under a result's pixel's centre, not its top left (OpenCV's INTER_NEAREST_EXACT);
-* "area" averages also along an axis that shrinks while the other grows, where OpenCV interpolates.
+* levels are clipped between the photometric steps as in Caffe, but not rounded to integers, nor is hue rounded to
+  units of two degrees;
+* windows are not rounded to whole pixels, so that boxes fit the image exactly (Caffe's may be a pixel off);
+* "nearest" takes the pixel at the centre of a result's pixel (OpenCV's INTER_NEAREST_EXACT), not at its top left;
+* "area" also averages along an axis that shrinks while the other axis grows, where OpenCV interpolates.
 """
 
 from ssd_jax.augment.options import INTERPOLATIONS, NO_AUGMENTATION, AugmentOptions

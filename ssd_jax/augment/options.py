@@ -1,19 +1,20 @@
-"""Every parameter and switch of the augmentation, with Caffe's values as defaults."""
+"""The parameters of the augmentation, with Caffe's values as defaults."""
 
 import dataclasses
 import math
+from typing import Any
 
 INTERPOLATIONS = ("linear", "area", "nearest", "cubic", "lanczos4")
-"""What `AugmentOptions.interpolations` may name; Caffe's configuration draws among all five."""
+"""The names that `AugmentOptions.interpolations` accepts; Caffe's configuration draws among all five."""
 
 
-def _require(condition, name, rule, value):
+def _require(condition: Any, name: str, rule: str, value: Any) -> None:
     if not condition:
-        raise ValueError(f"AugmentOptions.{name} must be {rule}; got {value!r}.")
+        raise ValueError(f"AugmentOptions.{name} must be {rule}; got {value!r}")
 
 
-def _cast(name, default, value):
-    """`value` as the type of `default`: an int may stand for a float, a list for a tuple."""
+def _cast(name: str, default: Any, value: Any) -> Any:
+    """Convert `value` to the type of `default`: an int may stand for a float, a list for a tuple."""
     if isinstance(default, tuple):
         _require(isinstance(value, list | tuple), name, "a list or a tuple", value)
         return tuple(_cast(name, default[0], v) for v in value)
@@ -26,29 +27,32 @@ def _cast(name, default, value):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
-    """SSD's training augmentation; the defaults are Caffe's `examples/ssd/ssd_pascal.py`.
+    """Describe the training augmentation; the defaults are those of Caffe's `examples/ssd/ssd_pascal.py`.
 
-    A probability of 0 switches a step off, and then it costs nothing. Options are hashable, so that they may be a
-    static argument of `jax.jit`; lists, as configuration files give them, become tuples.
+    A probability of 0 removes a step from the compiled program. Options are hashable, so that they may be a static
+    argument of `jax.jit`; lists, as configs give them, become tuples.
 
     Attributes:
-        brightness_probability: chance to add one number in [-brightness_delta, brightness_delta] to every level.
-        brightness_delta: levels, of 0..255.
-        contrast_probability: chance to multiply every level by one number in `contrast_range`.
-        contrast_range: (lowest, highest) factor.
-        saturation_probability: chance to multiply HSV's saturation by one number in `saturation_range`.
-        saturation_range: (lowest, highest) factor.
-        hue_probability: chance to add one number in [-hue_delta, hue_delta] to HSV's hue.
-        hue_delta: in OpenCV's units of two degrees, so 18 is 36 degrees.
-        expand_probability: chance to put the image in a random place of a larger canvas of the mean colour.
-        expand_ratio: the canvas is at most this many times as wide and high.
-        crop_min_ious: one sampler for each; it wants a window that overlaps some object by at least this IoU. The
-            whole image is one more sampler, which always succeeds; () leaves only that one.
-        crop_scale: (lowest, highest) square root of a window's area, as a fraction of the expanded image.
-        crop_aspect: (lowest, highest) width over height, both as fractions.
-        crop_trials: windows that each sampler tries.
-        mirror_probability: chance to exchange left and right.
-        interpolations: some of `INTERPOLATIONS`; each image draws one. ("linear",) is the fastest.
+      brightness_probability: chance to add one number in [-brightness_delta, brightness_delta] to every level.
+      brightness_delta: levels, of 0..255.
+      contrast_probability: chance to multiply every level by one number in `contrast_range`.
+      contrast_range: (lowest, highest) factor.
+      saturation_probability: chance to multiply the saturation (of HSV) by one number in `saturation_range`.
+      saturation_range: (lowest, highest) factor.
+      hue_probability: chance to add one number in [-hue_delta, hue_delta] to the hue (of HSV).
+      hue_delta: in OpenCV's units of two degrees, so 18 is 36 degrees.
+      expand_probability: chance to put the image at a random place of a larger canvas of the mean colour.
+      expand_ratio: largest factor of the canvas' width and height.
+      crop_min_ious: one sampler for each; it looks for a window whose IoU with an object is at least this. The
+        whole image is one more sampler, which always succeeds; () leaves only that one.
+      crop_scale: (lowest, highest) square root of a window's area, as a fraction of the expanded image.
+      crop_aspect: (lowest, highest) width over height, both as fractions of the expanded image's sides.
+      crop_trials: windows that each sampler tries.
+      mirror_probability: chance to exchange left and right.
+      interpolations: some of `INTERPOLATIONS`; each image draws one. ("linear",) is the fastest.
+
+    Raises:
+      ValueError: if a value is out of its range or of another type.
     """
 
     brightness_probability: float = 0.5
@@ -68,7 +72,7 @@ class AugmentOptions:
     mirror_probability: float = 0.5
     interpolations: tuple[str, ...] = INTERPOLATIONS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = _cast(field.name, field.default, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
@@ -102,4 +106,4 @@ NO_AUGMENTATION = AugmentOptions(
     mirror_probability=0.0,
     interpolations=("linear",),
 )
-"""Only the linear warp to the target size that evaluation does."""
+"""No augmentation: only the linear resize to the network's size, as in evaluation."""

@@ -1,27 +1,35 @@
 """Random brightness, contrast, saturation and hue of one image, on the scale 0..255.
 
-Caffe keeps the image in uint8, and so rounds to whole levels after each step, and hue to two degrees. Here the
-levels are clipped to 0..255 after each step as there, but not rounded.
+Caffe stores the image as uint8: it rounds levels to integers after each step, and hue to two degrees. Here levels are
+clipped to 0..255 after each step as in Caffe, but not rounded.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from ssd_jax.augment.options import AugmentOptions
 
-def distort(key, rgb, *, options):
-    """Caffe's `ApplyDistort`: brightness, then contrast either before or after saturation and hue, an even chance.
+Planes = Sequence[jax.Array]  # red, green and blue, float32 of one shape, levels 0..255
+
+
+def distort(key: jax.Array, rgb: Planes, *, options: AugmentOptions) -> Planes:
+    """Change the colours as Caffe's `ApplyDistort` does.
+
+    Brightness comes first; contrast comes before or after saturation and hue, each half of the time.
 
     Args:
-        key: a JAX random key.
-        rgb: three float32 planes of one shape, levels 0..255.
-        options: `AugmentOptions`.
+      key: a JAX random key.
+      rgb: three float32 planes of one shape, levels 0..255.
+      options: the steps and their parameters.
 
     Returns:
-        Three float32 planes, levels 0..255.
+      Three float32 planes, levels 0..255.
     """
     chance, amount = jax.random.uniform(key, (2, 5))
 
-    def drawn(i, probability, lowest, highest, neutral):
+    def drawn(i: int, probability: float, lowest: float, highest: float, neutral: float) -> jax.Array:
         return jnp.where(chance[i] < probability, lowest + amount[i] * (highest - lowest), neutral)
 
     delta, degrees = options.brightness_delta, 2 * options.hue_delta
@@ -44,25 +52,25 @@ def distort(key, rgb, *, options):
     return rgb
 
 
-def scale_levels(rgb, factor):
+def scale_levels(rgb: Planes, factor: jax.Array) -> Planes:
     """Multiply the planes `rgb` by `factor`, up to 255."""
     return [jnp.minimum(x * factor, 255) for x in rgb]
 
 
-def adjust_saturation(rgb, factor):
+def adjust_saturation(rgb: Planes, factor: jax.Array) -> Planes:
     """Multiply the saturation of HSV by `factor`, up to 1; hue and value stay.
 
-    A level is `value * (1 - saturation * f(hue))`, so its distance from the value grows as the saturation does.
+    A level is `value * (1 - saturation * f(hue))`: its distance from the value is proportional to the saturation.
     """
     value, chroma = _value_and_chroma(rgb)
     factor = jnp.minimum(factor, value / jnp.maximum(chroma, 1e-6))  # saturation = chroma / value, at most 1
     return [value - (value - x) * factor for x in rgb]
 
 
-def adjust_hsv(rgb, factor, degrees):
+def adjust_hsv(rgb: Planes, factor: jax.Array, degrees: jax.Array) -> Planes:
     """Multiply the saturation of HSV by `factor`, up to 1, then add `degrees` to its hue.
 
-    As in Caffe, whose hue is unsigned, a hue that falls below 0 becomes 0; above 360 it wraps around.
+    A hue below 0 becomes 0, as in Caffe, where hue is unsigned; a hue above 360 wraps around.
     """
     r, g, b = rgb
     value, chroma = _value_and_chroma(rgb)
@@ -77,12 +85,12 @@ def adjust_hsv(rgb, factor, degrees):
     return [value - chroma * _falloff(n + sixth) for n in (5.0, 3.0, 1.0)]
 
 
-def _falloff(sixth):
-    """How many chromas below the value a channel lies; `sixth` (at least 0) is its place on the colour circle."""
+def _falloff(sixth: jax.Array) -> jax.Array:
+    """Compute how far a channel lies below the value, in chromas; `sixth` >= 0 is a place on the colour circle."""
     sixth = sixth - 6 * jnp.floor(sixth / 6)
     return jnp.clip(jnp.minimum(sixth, 4 - sixth), 0, 1)
 
 
-def _value_and_chroma(rgb):
+def _value_and_chroma(rgb: Planes) -> tuple[jax.Array, jax.Array]:
     value = jnp.maximum(jnp.maximum(*rgb[:2]), rgb[2])
     return value, value - jnp.minimum(jnp.minimum(*rgb[:2]), rgb[2])

@@ -1,41 +1,54 @@
-"""The steps in Caffe's order: distort, expand, crop, resize, mirror, subtract the mean."""
+"""The steps of the augmentation in Caffe's order: distort, expand, crop, resize, mirror, subtract the mean."""
 
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.augment.crop import move_boxes, sample_window
+from ssd_jax.augment.options import AugmentOptions
 from ssd_jax.augment.photometric import distort
 from ssd_jax.augment.resample import axis_weights, resample
 from ssd_jax.preprocess import MEAN_COLOUR
 
 
-def augment(key, image, size, boxes, labels, *, image_size, options):
-    """SSD's training augmentation of one image (arXiv:1512.02325, 2.2 and 3.6; Caffe's `AnnotatedDataLayer`).
+def augment(
+    key: jax.Array,
+    image: jax.Array,
+    size: jax.Array,
+    boxes: jax.Array,
+    labels: jax.Array,
+    *,
+    image_size: int,
+    options: AugmentOptions,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Augment one image and its boxes for training (arXiv:1512.02325, 2.2 and 3.6; Caffe's `AnnotatedDataLayer`).
 
-    Pure and keyed: the caller vmaps it over a batch, inside the jitted train step.
+    The caller vmaps it over a batch, inside the compiled train step.
 
     Args:
-        key: a JAX random key.
-        image: uint8 [S, S, 3] RGB canvas, the image at its top left.
-        size: int32 [2], (height, width) of the image in the canvas, pixels; what is outside is never looked at.
-        boxes: float32 [G, 4] corners, fractions of the image.
-        labels: int32 [G], 0 for padding.
-        image_size: side of the result, pixels.
-        options: `AugmentOptions`; `NO_AUGMENTATION` leaves only the linear warp.
+      key: a JAX random key.
+      image: uint8 [S, S, 3] RGB canvas with the image at its top left.
+      size: int32 [2], (height, width) of the image in the canvas, pixels; the rest of the canvas is not used.
+      boxes: float32 [G, 4] corners, fractions of the image.
+      labels: int32 [G], 0 for padding.
+      image_size: side of the result, pixels.
+      options: the steps and their parameters; `NO_AUGMENTATION` only resizes.
 
     Returns:
-        image: float32 [image_size, image_size, 3], RGB minus `MEAN_COLOUR`.
-        boxes: float32 [G, 4] corners, fractions of the result, within 0..1; 0 where a box is gone.
-        labels: int32 [G], 0 where the box's centre is outside the result, and for padding.
+      image: float32 [image_size, image_size, 3], RGB minus `MEAN_COLOUR`.
+      boxes: float32 [G, 4] corners, fractions of the result, within 0..1; 0 for removed boxes.
+      labels: int32 [G], 0 for boxes whose centre is outside the result, and for padding.
 
     Raises:
-        ValueError: a wrong shape, such as a batch that was not vmapped.
+      ValueError: if an array has a wrong shape, such as that of a batch that is not vmapped.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or size.shape != (2,) or boxes.shape != (*labels.shape, 4):
-        raise ValueError(
-            "augment takes one image, image [S, S, 3], size [2], boxes [G, 4] and labels [G] (vmap it for a batch);"
-            f" got {image.shape}, {size.shape}, {boxes.shape}, {labels.shape}."
-        )
+    for name, array, rule, fits in (
+        ("image", image, "[S, S, 3]", image.ndim == 3 and image.shape[2] == 3),
+        ("size", size, "[2]", size.shape == (2,)),
+        ("labels", labels, "[G]", labels.ndim == 1),
+        ("boxes", boxes, f"[{labels.size}, 4]", boxes.shape == (labels.size, 4)),
+    ):
+        if not fits:
+            raise ValueError(f"{name} must have shape {rule}, one image's (vmap a batch); got {list(array.shape)}")
     distort_key, window_key, interpolation_key = jax.random.split(key, 3)
 
     rgb = image.transpose(0, 2, 1).astype(jnp.float32)  # [S, 3, S]

@@ -219,8 +219,10 @@ def test_around_an_expanded_image_lies_exactly_the_mean():
     np.testing.assert_allclose(images.max(axis=(1, 2)), np.tile(255 - MEAN, (KEYS, 1)), atol=1e-3)
 
 
-def test_a_batch_that_was_not_vmapped_is_refused():
-    image, size, boxes, labels = make_image()
-    message = r"one image, image \[S, S, 3\].*vmap it.*got \(2, 64, 64, 3\)"
+@pytest.mark.parametrize("name", ["image", "size", "boxes", "labels"])
+def test_an_array_of_a_batch_that_is_not_vmapped_is_refused_by_name(name):
+    arrays = dict(zip(("image", "size", "boxes", "labels"), make_image(), strict=True))
+    arrays[name] = np.stack([arrays[name]] * 2)
+    message = rf"^{name} must have shape \[.*\], one image's \(vmap a batch\); got \[{arrays[name].shape[0]}, .*\]$"
     with pytest.raises(ValueError, match=message):
-        augment(jax.random.key(0), np.stack([image] * 2), size, boxes, labels, image_size=8, options=NO_AUGMENTATION)
+        augment(jax.random.key(0), *arrays.values(), image_size=8, options=NO_AUGMENTATION)
