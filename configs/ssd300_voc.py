@@ -39,6 +39,11 @@ def get_config() -> ConfigDict:
     config.data.class_names = VOC  # (): all that the annotations name
     config.data.drop_other_classes = False  # False: an object of another class is an error
     config.data.strict = False  # annotation errors are fixed or dropped, and reported; True: one ends the run
+    config.data.max_pixels = 100_000_000  # images with more are unreadable
+    config.data.max_annotation_bytes = 2_000_000_000  # annotation files with more are an error
+    config.data.exif = "auto"  # turn images by EXIF if the annotation's size agrees; "turn" or "ignore" in any case
+    config.data.size_mismatch = "warn"  # or "error" or "ignore": the size in an annotation is not the image's
+    config.data.allow_outside = False  # file names of a COCO file may lead out of its image folder
     config.data.train = "VOC2007:trainval+VOC2012:trainval"
     config.data.eval = "VOC2007:test"
     config.data.canvas_size = 512  # pixels; larger images are shrunk to fit this square before they go to the device

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON, and folders that one run at a time may write."""
+"""Regular files, files that are written whole or not at all, JSON, and folders that one run at a time may write."""
 
 import contextlib
 import fcntl
@@ -8,11 +8,29 @@ import math
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger("ssd_jax")
+
+
+def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
+    """Read a regular file, of at most `most` bytes.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is larger, or no regular file: a pipe may block for ever, a device may never end.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"{path}: must be a regular file; got {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}")
+    if most is not None and status.st_size > most:
+        raise ValueError(f"{path}: must have at most {most:,} bytes; got {status.st_size:,}")
+    return path.read_bytes()
 
 
 def write_text(path: str | Path, text: str) -> None:

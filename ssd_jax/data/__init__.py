@@ -11,13 +11,15 @@ from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
 from ssd_jax.data.coco import COCOJson, open_coco
 from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
 from ssd_jax.data.example import Example, Source
-from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
+from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
+from ssd_jax.data.image import GREY, ReadOptions, decode, decoded_size, shrink, warp
 from ssd_jax.data.open import KINDS, open_source
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
 from ssd_jax.data.voc import VOCFolder
 
 __all__ = [
+    "EXTENSIONS",
     "GREY",
     "KINDS",
     "TFDS",
@@ -27,6 +29,7 @@ __all__ = [
     "Examples",
     "Joined",
     "OnlyClasses",
+    "ReadOptions",
     "Shapes",
     "Source",
     "Subset",
@@ -34,6 +37,7 @@ __all__ = [
     "VOCFolder",
     "coco_truth",
     "decode",
+    "decoded_size",
     "eval_batches",
     "open_coco",
     "open_source",

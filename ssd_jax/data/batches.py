@@ -10,12 +10,14 @@ import numpy as np
 
 from ssd_jax.data.cache import Cache, Row
 from ssd_jax.data.example import Example, Source
-from ssd_jax.data.image import GREY, UnreadableImage, decode, shrink, warp
+from ssd_jax.data.formats import UnreadableImage
+from ssd_jax.data.image import GREY, shrink, warp
 
 logger = logging.getLogger("ssd_jax")
 
 EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one image
 NAMED = 10  # images with too many objects that are named; all are counted
+SIZES_DIFFER = "the size in the annotation is not the image's: %d of the %d images that this process read"
 NO_OBJECTS = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)  # boxes, labels, difficult
 
 
@@ -56,6 +58,7 @@ def train_batches(
 
         index          int32 [B]  place in the source
         readable       bool  [B]  False: the image is a grey one without boxes
+        size_differs   bool  [B]  the image is of another size than its annotation says
         dropped_boxes  int32 [B]  objects beyond G, which are not in `boxes`
 
     Difficult objects are trained on, as in Caffe (`train_on_diff_gt`), unless `train_difficult` is False. Of a
@@ -89,6 +92,7 @@ def train_batches(
             "labels": padded_labels,
             "index": np.int32(index),
             "readable": np.bool_(readable),
+            "size_differs": np.bool_(read.size_differs(example, image)),
             "dropped_boxes": np.int32(max(0, len(boxes) - max_boxes)),
         }
 
@@ -98,7 +102,7 @@ def train_batches(
     def load_batch(indices: np.ndarray) -> Batch:
         images, rows = _load_rows(load, indices, canvas_size)
         arrays = {"images": images} | _stack(rows, ("sizes", "boxes", "labels")) | {"position": position.copy()}
-        return Batch(arrays, _stack(rows, ("index", "readable", "dropped_boxes")))
+        return Batch(arrays, _stack(rows, ("index", "readable", "size_differs", "dropped_boxes")))
 
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS)
     batches = _batches(order, load_batch, batch_size, process_index, process_count, threads, start_step=start_step)
@@ -127,6 +131,7 @@ def eval_batches(
         sizes     int32 [B, 2] the image's own (h, w); 0 where there is none
         readable  bool  [B]    the row holds an image: False in padding rows, and for a file that cannot be read
                                (index >= 0; logged once by name; a `ValueError` if `strict`)
+        size_differs  bool [B] the image is of another size than its annotation says
         examples  list of B    the row's `Example` without its image: the ground truth; None in padding rows
     """
     _check_share(source, batch_size, process_index, process_count)
@@ -140,16 +145,18 @@ def eval_batches(
             "sizes": np.array((0, 0) if image is None else image.shape[:2], np.int32),
             "index": np.int32(-1 if example is None else index),
             "readable": np.bool_(image is not None),
+            "size_differs": np.bool_(read.size_differs(example, image)),
             "examples": example,
         }
 
     def load_batch(indices: np.ndarray) -> Batch:
         images, rows = _load_rows(load, indices, image_size)
-        info = _stack(rows, ("index", "sizes", "readable")) | {"examples": [row["examples"] for row in rows]}
-        return Batch({"images": images}, info)
+        info = _stack(rows, ("index", "sizes", "readable", "size_differs"))
+        return Batch({"images": images}, info | {"examples": [row["examples"] for row in rows]})
 
     rows = -(-len(source) // batch_size) * batch_size
-    return _batches(grain.MapDataset.range(rows), load_batch, batch_size, process_index, process_count, threads)
+    batches = _batches(grain.MapDataset.range(rows), load_batch, batch_size, process_index, process_count, threads)
+    return _counting_sizes(batches)
 
 
 def _batches(
@@ -186,7 +193,9 @@ class _Reader:
     """
 
     def __init__(self, source: Source, *, strict: bool):
-        self._source, self._strict, self._named = source, strict, set()
+        self._source, self._strict = source, strict
+        self._unreadable: set[int] = set()
+        self._differing: set[int] = set()
 
     def __call__(self, index: int) -> tuple[Example, np.ndarray | None]:
         name = f"image {index}"
@@ -194,14 +203,32 @@ class _Reader:
         try:
             example = self._source[index]
             name = example.image_id
-            image = decode(example.image)
+            image = example.decode()
         except UnreadableImage as error:
             if self._strict:
                 raise ValueError(f"strict data has no image that cannot be read; {name}: {error}") from None
-            if index not in self._named:
-                self._named.add(index)
+            if index not in self._unreadable:
+                self._unreadable.add(index)
                 logger.warning("%s: %s", name, error)
+        if self.size_differs(example, image):
+            self._report_size(index, example, image)
         return dataclasses.replace(example, image=b""), image
+
+    @staticmethod
+    def size_differs(example: Example | None, image: np.ndarray | None) -> bool:
+        """Tell whether the annotation gives another size than the image has, and that matters."""
+        if example is None or image is None or not example.size or example.options.size_mismatch == "ignore":
+            return False
+        return tuple(example.size) != image.shape[:2]
+
+    def _report_size(self, index: int, example: Example, image: np.ndarray):
+        sizes = [f"{width} x {height}" for height, width in (image.shape[:2], example.size)]
+        message = f"{example.image_id}: the size in the annotation must be the image's, {sizes[0]}; got {sizes[1]}"
+        if self._strict or example.options.size_mismatch == "error":
+            raise ValueError(message)
+        if len(self._differing) < NAMED and index not in self._differing:
+            self._differing.add(index)
+            logger.warning(message)
 
 
 def _load_rows(load: Callable[[int], Row], indices: np.ndarray, size: int) -> tuple[np.ndarray, list[Row]]:
@@ -226,17 +253,20 @@ def _counting(
 ) -> Iterator[Batch]:
     """Hand on the batches; tell of the objects that they leave out."""
     dropped: dict[int, int] = {}  # number of boxes, by image
+    differing: set[int] = set()
     unread, read = len(source), 0  # by all processes; by this one
     for batch in batches:
         for index, n in zip(batch.info["index"].tolist(), batch.info["dropped_boxes"].tolist(), strict=True):
             if not n or index in dropped:
                 continue
             dropped[index] = n
+            if not strict and len(dropped) > NAMED:
+                continue
             what = f"{source[index].image_id}: {n + max_boxes} objects, but max_boxes is {max_boxes}"
             if strict:
                 raise ValueError(f"strict data leaves no object out; {what}")
-            if len(dropped) <= NAMED:
-                logger.warning("%s: the %d smallest are not trained on", what, n)
+            logger.warning("%s: the %d smallest are not trained on", what, n)
+        differing |= set(batch.info["index"][batch.info["size_differs"]].tolist())
         read += len(batch.info["index"])
         before, unread = unread, unread - batch_size
         if dropped and before > 0 >= unread:
@@ -247,7 +277,20 @@ def _counting(
                 len(dropped),
                 min(read, len(source)),
             )
+        if differing and before > 0 >= unread:
+            logger.warning(SIZES_DIFFER, len(differing), min(read, len(source)))
         yield batch
+
+
+def _counting_sizes(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Hand on the batches of an evaluation; at the end, count the images that differ from their annotations."""
+    differing = images = 0
+    for batch in batches:
+        differing += int(batch.info["size_differs"].sum())
+        images += int((batch.info["index"] >= 0).sum())
+        yield batch
+    if differing:
+        logger.warning(SIZES_DIFFER, differing, images)
 
 
 def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> tuple[np.ndarray, np.ndarray]:

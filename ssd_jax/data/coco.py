@@ -13,7 +13,9 @@ import numpy as np
 from ssd_jax.box import coco_to_corner
 from ssd_jax.data.box_table import BoxTable, some
 from ssd_jax.data.example import Example, Source
-from ssd_jax.data.image import UnreadableImage, decode, read
+from ssd_jax.data.formats import UnreadableImage
+from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size, read
+from ssd_jax.files import read_bytes
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
 Row = Mapping[str, Any]  # an object of the JSON file, whose values can be of any type
@@ -59,7 +61,13 @@ class COCOJson(Source):
     inclusive = False
 
     def __init__(
-        self, annotations: str | Path, images: str | Path, *, strict: bool = False, allow_outside: bool = False
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        strict: bool = False,
+        allow_outside: bool = False,
+        options: ReadOptions = DEFAULTS,
     ):
         """Read the annotation file, and check that every image is a file.
 
@@ -68,13 +76,15 @@ class COCOJson(Source):
           images: the folder that the file names are relative to.
           strict: refuse annotation errors, which are fixed or dropped with a warning otherwise.
           allow_outside: accept file names and links that lead out of the folder `images`.
+          options: see `ReadOptions`.
 
         Raises:
           FileNotFoundError: the file, the folder or an image does not exist.
           ValueError: the file breaks a rule of the format, or a file name leads out of the folder.
         """
         self.path, self.folder = Path(annotations).expanduser(), Path(images).expanduser()
-        data = _load(self.path)
+        self._options = options
+        data = _load(self.path, options.max_annotation_bytes)
         self._images = self._parse_images(data["images"])
         self._categories = self._parse_categories(data["categories"])
         self.class_names = tuple(category.name for category in self._categories)
@@ -98,6 +108,7 @@ class COCOJson(Source):
             file=image.file_name,
             size=(image.height, image.width) if image.height and image.width else None,
             dirt=self._table.dirt(index),
+            options=self._options,
         )
 
     def truth(self) -> COCOTruth:
@@ -208,13 +219,12 @@ class COCOJson(Source):
         if image.width and image.height:
             return image.height, image.width
         try:
-            height, width, _ = decode(read(self.folder / image.file_name)).shape
+            return decoded_size(read(self.folder / image.file_name), options=self._options)
         except UnreadableImage as error:
             raise ValueError(
                 f"{self.path}: {image.file_name} must have a width and a height, or a readable file; got neither: "
                 f"{error}"
             ) from None
-        return height, width
 
     def _index(self, rows: list[Row], strict: bool):
         """Put the annotations into arrays, those of one image together."""
@@ -292,7 +302,14 @@ def annotation(
     }
 
 
-def open_coco(root: str | Path, split: str, *, strict: bool = False, allow_outside: bool = False) -> COCOJson:
+def open_coco(
+    root: str | Path,
+    split: str,
+    *,
+    strict: bool = False,
+    allow_outside: bool = False,
+    options: ReadOptions = DEFAULTS,
+) -> COCOJson:
     """Open a split below the folder `root`.
 
     Args:
@@ -301,20 +318,23 @@ def open_coco(root: str | Path, split: str, *, strict: bool = False, allow_outsi
         "FILE.json:FOLDER" for any other, both below `root`.
       strict: see `COCOJson`.
       allow_outside: see `COCOJson`.
+      options: see `ReadOptions`.
     """
     root = Path(root).expanduser()
     file, _, folder = split.partition(":")
     if not folder:
         file, folder = f"annotations/instances_{split}.json", split
-    return COCOJson(root / file, root / folder, strict=strict, allow_outside=allow_outside)
+    return COCOJson(root / file, root / folder, strict=strict, allow_outside=allow_outside, options=options)
 
 
-def _load(path: Path) -> dict[str, list[Row]]:
+def _load(path: Path, most_bytes: int) -> dict[str, list[Row]]:
     """Read the lists of the file that we need, without the outlines, which are most of it."""
     try:
-        data = json.loads(path.read_bytes())
+        content = read_bytes(path, most=most_bytes)
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    try:
+        data = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{path}: must be well-formed JSON; got: {error}") from None
     except RecursionError:

@@ -5,18 +5,24 @@ from typing import Protocol
 
 import numpy as np
 
+from ssd_jax.data.image import DEFAULTS, ReadOptions, decode
 from ssd_jax.metrics.coco import COCOTruth
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image as a source gives it.
+    """One image and its objects.
 
-    `image` is an encoded file (bytes) or RGB uint8 [h, w, 3]; `boxes` float32 [n, 4] are corners, fractions
-    of the image's sides; `labels` int32 [n] count from 1; `difficult` is bool [n].
-
-    The rest is for reports, where the source knows it: `file` is the image's name on disk, `size` its (height,
-    width) as the annotation says, and `dirt` names what was wrong with its boxes, an entry for each.
+    Attributes:
+      image_id: names the image in messages and results.
+      image: an encoded file, or RGB uint8 [h, w, 3].
+      boxes: float32 [n, 4], corners, fractions of the sides of the image that `decode` returns.
+      labels: int32 [n], from 1.
+      difficult: bool [n].
+      file: name of the image's file, if the source knows it; for reports.
+      size: (height, width) that the annotation gives, if it does.
+      dirt: what was wrong with the boxes in the annotation, an entry for each such box; for reports.
+      options: how `decode` reads the image.
     """
 
     image_id: str
@@ -27,6 +33,7 @@ class Example:
     file: str = ""
     size: tuple[int, int] | None = None
     dirt: tuple[str, ...] = ()
+    options: ReadOptions = DEFAULTS
 
     def __post_init__(self):
         n = len(self.boxes)
@@ -39,6 +46,14 @@ class Example:
             )
         if n and np.min(self.labels) < 1:
             raise ValueError(f"object labels count from 1; {self.image_id!r} has {np.min(self.labels)}")
+
+    def decode(self) -> np.ndarray:
+        """Return the image as RGB uint8 [h, w, 3], turned so that the boxes fit: see `ReadOptions.exif`.
+
+        Raises:
+          UnreadableImage: the image cannot be decoded.
+        """
+        return decode(self.image, size=self.size, options=self.options)
 
 
 class Source(Protocol):

@@ -1,37 +1,151 @@
-"""One image: decoded to RGB, and resized."""
+"""One image: read, decoded to upright RGB, and resized."""
 
+import dataclasses
 import logging
+import re
 from pathlib import Path
+from typing import Literal, get_args, get_type_hints
 
 import cv2
 import numpy as np
+import simplejpeg
+
+from ssd_jax.data.formats import (
+    Header,
+    UnreadableImage,
+    cut_short,
+    has_end,
+    read_header,
+    without_extras,
+    without_orientation,
+)
+from ssd_jax.files import read_bytes
 
 logger = logging.getLogger("ssd_jax")
 
-GREY = 128  # what stands in for an image that cannot be read
+GREY = 128  # pixels of the image that replaces an unreadable one
+# What libjpeg says of complete images: an encoder may add a byte or two after the pixels, and its newer interface,
+# which simplejpeg uses, does not know all ways to subsample.
+HARMLESS = re.compile(
+    "determine subsampling level|unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
+    r"|Inconsistent progression|\b[12] extraneous bytes before marker 0xd9"
+)
 
 
-class UnreadableImage(ValueError):
-    """An image that cannot be decoded; the message is one line and says why."""
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """What the readers of datasets accept, and how they take it.
+
+    Attributes:
+      max_pixels: the largest image, in pixels (height x width). Larger ones are unreadable.
+      max_annotation_bytes: the largest annotation file. Larger ones are an error.
+      exif: whether an image with an EXIF orientation is turned. "auto" turns it, unless the size in its annotation
+        has the other sides exchanged, and so is that of the stored pixels; "turn" and "ignore" do not ask the
+        annotation. Without a size in the annotation, or for a square image, "auto" is "turn".
+      size_mismatch: what happens where the size in the annotation is not the image's: "warn" counts and names the
+        images, "error" refuses them, "ignore" says nothing. Boxes are fractions of the size in the annotation.
+    """
+
+    max_pixels: int = 100_000_000
+    max_annotation_bytes: int = 2_000_000_000
+    exif: Literal["auto", "turn", "ignore"] = "auto"
+    size_mismatch: Literal["warn", "error", "ignore"] = "warn"
+
+    def __post_init__(self):
+        for name in ("max_pixels", "max_annotation_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("exif", "size_mismatch"):
+            choices = get_args(get_type_hints(ReadOptions)[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+
+
+DEFAULTS = ReadOptions()
 
 
 def read(path: Path) -> bytes:
-    """Read a file; on failure log a warning and return b"", which `decode` reports as an unreadable image."""
+    """Read a regular file; on failure log a warning and return b"", which `decode` reports as an unreadable image."""
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         logger.warning("%s: %s", path, error.strerror)
-        return b""
+    except ValueError as error:
+        logger.warning("%s", error)
+    return b""
 
 
-def decode(image: bytes | np.ndarray) -> np.ndarray:
-    """An encoded file or an array -> RGB uint8 [h, w, 3].
+def decode(
+    image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
+) -> np.ndarray:
+    """Decode an image file, or take an array.
 
-    Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8. EXIF orientation is ignored,
-    since annotations are made on the stored pixels. Raises `UnreadableImage` for what is no image, or only
-    a part of one: some decoders return the missing part of a truncated file as grey.
+    Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8.
+
+    Args:
+      image: an encoded file, or uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], which is upright.
+      size: (height, width) that the annotation gives, for images with an EXIF orientation: see `ReadOptions.exif`.
+      options: see `ReadOptions`.
+
+    Returns:
+      RGB uint8 [h, w, 3].
+
+    Raises:
+      UnreadableImage: the image is of no format that we read, too large, damaged, or cut short. Decoders show the
+        missing part of a damaged JPEG as grey, or as other pixels, with no more than a warning.
     """
-    return _decode_array(image) if isinstance(image, np.ndarray) else _decode_file(bytes(image))
+    if isinstance(image, np.ndarray):
+        return _decode_array(image)
+    file = bytes(image)
+    header = _read_header(file, options)
+    if header.format == "TIFF" and header.orientation != 1:
+        file = without_orientation(file)  # OpenCV turns a TIFF whatever its flags are
+    pixels = _decode_jpeg(file) if header.format == "JPEG" else _decode_file(file)
+    return _turn(pixels, header.orientation) if _is_turned(header, size, options) else pixels
+
+
+def decoded_size(
+    image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
+) -> tuple[int, int]:
+    """Return (height, width) of the array that `decode` makes, from the header alone.
+
+    Raises:
+      UnreadableImage: the header is damaged, or the image too large.
+    """
+    if isinstance(image, np.ndarray):
+        return image.shape[:2]
+    header = _read_header(bytes(image), options)
+    return header.upright_size if _is_turned(header, size, options) else header.size
+
+
+def _read_header(file: bytes, options: ReadOptions) -> Header:
+    header = read_header(file)
+    height, width = header.size
+    if not 0 < height * width <= options.max_pixels:
+        raise UnreadableImage(
+            f"the image must have at most {options.max_pixels:,} pixels (max_pixels); got {width} x {height}"
+        )
+    return header
+
+
+def _is_turned(header: Header, size: tuple[int, int] | None, options: ReadOptions) -> bool:
+    """Tell whether the image is turned as its orientation says."""
+    if options.exif != "auto" or not size or header.orientation < 5:
+        return options.exif != "ignore"
+    # The annotation may be of a resized copy: what counts is which side is the longer one.
+    (stored_height, stored_width), (height, width) = header.size, size
+    return (stored_height - stored_width) * (height - width) <= 0
+
+
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF's orientation, from 1 to 8, to stored pixels [h, w, 3]."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _decode_array(image: np.ndarray) -> np.ndarray:
@@ -41,48 +155,40 @@ def _decode_array(image: np.ndarray) -> np.ndarray:
         image = image[:, :, None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise UnreadableImage(
-            f"an array image is uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] and not empty; "
+            "an array image must be uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] and not empty; "
             f"got {image.dtype} {list(image.shape)}"
         )
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
 
 
-def _decode_file(file: bytes) -> np.ndarray:
-    if not file:
-        raise UnreadableImage("the file is empty")
-    if not _reaches_its_end(file):
-        raise UnreadableImage(f"the file is cut short (no end-of-image marker in its {len(file)} bytes)")
-    # JPEG's own decoder gives RGB, which saves a pass; OpenCV 5.0.0 mixes up channels of other formats that way.
-    colour = cv2.IMREAD_COLOR_RGB if _is_jpeg(file) else cv2.IMREAD_COLOR
+def _decode_jpeg(file: bytes) -> np.ndarray:
+    """Decode a JPEG, and refuse one whose pixels are not all there.
+
+    libjpeg fills in pixels that are missing or damaged, and warns. simplejpeg turns its warnings into errors.
+    """
     try:
-        image = cv2.imdecode(np.frombuffer(file, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+        return simplejpeg.decode_jpeg(file)
+    except ValueError:
+        if not has_end(file):
+            raise UnreadableImage(cut_short(file)) from None
+    try:
+        return simplejpeg.decode_jpeg(without_extras(file))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        if HARMLESS.search(reason):
+            return _decode_file(file)
+        raise UnreadableImage(f"the file is damaged: {reason}") from None
+
+
+def _decode_file(file: bytes) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
     except cv2.error as error:
-        raise UnreadableImage(f"the decoder refuses it: {error.err}") from None
+        raise UnreadableImage(f"the file is damaged: {error.err}") from None
     if image is None:
-        raise UnreadableImage(f"no image in a format that can be read (its first bytes: {file[:8]!r})")
-    return image if _is_jpeg(file) else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _is_jpeg(file: bytes) -> bool:
-    return file.startswith(b"\xff\xd8")
-
-
-def _reaches_its_end(file: bytes) -> bool:
-    """Whether a JPEG or PNG holds its end marker; other formats are the decoder's to judge."""
-    if _is_jpeg(file):
-        return file.rfind(b"\xff\xd9", _first_scan(file)) >= 0
-    if file.startswith(b"\x89PNG"):
-        return file.rfind(b"IEND\xae\x42\x60\x82") >= 0
-    return True
-
-
-def _first_scan(jpeg: bytes) -> int:
-    """Where the first scan starts: the thumbnail in a header has an end marker too, coded data never."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
-        fill = jpeg[at + 1] == 0xFF
-        at += 1 if fill else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return at
+        raise UnreadableImage("the file is damaged: OpenCV cannot decode it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # OpenCV 5.0.0 mixes up the channels of IMREAD_COLOR_RGB
 
 
 def warp(image: np.ndarray, size: int) -> np.ndarray:

@@ -5,10 +5,12 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssd_jax.data.coco import open_coco
 from ssd_jax.data.combine import Joined, OnlyClasses, Subset
 from ssd_jax.data.example import Source
+from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
 from ssd_jax.data.voc import VOCFolder
@@ -25,6 +27,10 @@ def open_source(
     drop_other_classes: bool = False,
     strict: bool = False,
     allow_outside: bool = False,
+    max_pixels: int = DEFAULTS.max_pixels,
+    max_annotation_bytes: int = DEFAULTS.max_annotation_bytes,
+    exif: str = DEFAULTS.exif,
+    size_mismatch: str = DEFAULTS.size_mismatch,
     image_size: int = 96,
 ) -> Source:
     """Open a dataset.
@@ -50,6 +56,10 @@ def open_source(
       drop_other_classes: drop objects of classes that are not in `class_names`, which are an error otherwise.
       strict: refuse annotation errors.
       allow_outside: accept file names of a COCO file that lead out of its image folder.
+      max_pixels: see `ReadOptions`.
+      max_annotation_bytes: see `ReadOptions`.
+      exif: see `ReadOptions`.
+      size_mismatch: see `ReadOptions`.
       image_size: side of drawn images, in pixels.
 
     Returns:
@@ -60,12 +70,16 @@ def open_source(
       FileNotFoundError: a file or a folder does not exist.
     """
     names = tuple(class_names)
+    options = ReadOptions(
+        max_pixels=max_pixels, max_annotation_bytes=max_annotation_bytes, exif=exif, size_mismatch=size_mismatch
+    )
     if kind == "voc_folder":
-        return _open_voc(Path(root), split, names or None, drop_other_classes, strict)
+        how = {"drop_other_classes": drop_other_classes, "strict": strict, "options": options}
+        return _open_voc(Path(root), split, class_names=names or None, **how)
 
     openers: dict[str, Callable[[str], Source]] = {
-        "coco_json": lambda part: open_coco(root, part, strict=strict, allow_outside=allow_outside),
-        "tfds": lambda part: _open_tfds(part, root, strict),
+        "coco_json": lambda part: open_coco(root, part, strict=strict, allow_outside=allow_outside, options=options),
+        "tfds": lambda part: _open_tfds(part, root, strict, options),
         "shapes": lambda part: _open_shapes(part, image_size),
     }
     if kind not in openers and ":" not in kind:
@@ -75,30 +89,22 @@ def open_source(
     return _joined(split, lambda part: _with_classes(open_part(part), names, drop_other_classes))
 
 
-def _open_voc(
-    root: Path, split: str, class_names: tuple[str, ...] | None, drop_other_classes: bool, strict: bool
-) -> Source:
+def _open_voc(root: Path, split: str, **how: Any) -> Source:
     """Open whole splits of one folder that follow one another as one source, in which no image comes twice."""
     groups = itertools.groupby(_parts(split), lambda part: part if "[" in part else part.rpartition(":")[0])
 
     def open_folder(part: str) -> VOCFolder:
         folders, _, splits = zip(*(name.rpartition(":") for name in part.split("+")), strict=True)
-        return VOCFolder(
-            root / folders[0],
-            "+".join(splits),
-            class_names=class_names,
-            drop_other_classes=drop_other_classes,
-            strict=strict,
-        )
+        return VOCFolder(root / folders[0], "+".join(splits), **how)
 
     return _join([_cut("+".join(parts), open_folder) for _, parts in groups])
 
 
-def _open_tfds(split: str, root: str | Path, strict: bool) -> TFDS:
+def _open_tfds(split: str, root: str | Path, strict: bool, options: ReadOptions) -> TFDS:
     name, _, part = split.rpartition(":")  # the name may hold a version, as in voc/2007:5.0.0
     if not name:
         raise ValueError(f"a split of TFDS must be NAME:SPLIT, as in voc/2007:trainval; got {split!r}")
-    return TFDS(name, part, data_dir=root or None, strict=strict)
+    return TFDS(name, part, data_dir=root or None, strict=strict, options=options)
 
 
 def _open_shapes(split: str, image_size: int) -> Shapes:

@@ -1,18 +1,17 @@
 """Datasets of TensorFlow Datasets, read without TensorFlow."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from ssd_jax.box import corner_to_xywh, to_pixels, yxyx_to_corner
 from ssd_jax.data.box_table import INVERTED, NO_SIZE
 from ssd_jax.data.classes import COCO_IDS
 from ssd_jax.data.coco import annotation
 from ssd_jax.data.example import Example, Source
+from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size
 from ssd_jax.metrics.coco import COCOTruth
 
 
@@ -24,7 +23,15 @@ class TFDS(Source):
     no box outside its image.
     """
 
-    def __init__(self, name: str, split: str, *, data_dir: str | Path | None = None, strict: bool = False):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        data_dir: str | Path | None = None,
+        strict: bool = False,
+        options: ReadOptions = DEFAULTS,
+    ):
         """Open a split; this needs the extra `[tfds]`.
 
         Args:
@@ -33,6 +40,7 @@ class TFDS(Source):
             split of that name, since VOC calls them so.
           data_dir: where the dataset was prepared; None for the place where TFDS keeps its data.
           strict: refuse boxes of no size, when their image is read.
+          options: see `ReadOptions`.
 
         Raises:
           ValueError: the dataset or the split does not exist, or is not for detection.
@@ -43,7 +51,7 @@ class TFDS(Source):
         except ImportError:
             raise ValueError(f"{name}: TFDS must be installed: pip install ssd_jax[tfds]") from None
 
-        self.name, self.split, self._strict = name, split, strict
+        self.name, self.split, self._strict, self._options = name, split, strict, options
         try:  # from files alone: the code of stock coco, which `tfds.builder` would run, needs TensorFlow
             builder: Any = builder_from_files(name, data_dir=data_dir and str(data_dir))
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
@@ -87,6 +95,7 @@ class TFDS(Source):
             self._flags(objects, "is_difficult", n)[kept],
             file=name,
             dirt=tuple(INVERTED if min(side) < 0 else NO_SIZE for side in sides[~whole].tolist()),
+            options=self._options,
         )
 
     def truth(self) -> COCOTruth | None:
@@ -104,7 +113,7 @@ class TFDS(Source):
         }
         for row in self._rows:
             image_id, objects = int(row["image/id"]), row["objects"]
-            width, height = PIL.Image.open(io.BytesIO(row["image"])).size
+            height, width = decoded_size(row["image"], options=self._options)
             name = _text(row["image/filename"])
             truth["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
             boxes = np.asarray(corner_to_xywh(to_pixels(_corners(objects), (height, width))))  # [n, 4]

@@ -13,11 +13,10 @@ import numpy as np
 from ssd_jax.data.box_table import BoxTable, some
 from ssd_jax.data.combine import check_class_names
 from ssd_jax.data.example import Example, Source
-from ssd_jax.data.image import UnreadableImage, decode, read
+from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
+from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size, read
 
 logger = logging.getLogger("ssd_jax")
-
-EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
 class Object(NamedTuple):
@@ -60,8 +59,9 @@ class VOCFolder(Source):
         class_names: Sequence[str] | None = None,
         drop_other_classes: bool = False,
         strict: bool = False,
+        options: ReadOptions = DEFAULTS,
     ):
-        self.root, self.split = Path(root).expanduser(), split
+        self.root, self.split, self._options = Path(root).expanduser(), split, options
         _check_layout(self.root)
         self.image_ids = _split_ids(self.root, split)
         images = _images(self.root)
@@ -99,6 +99,7 @@ class VOCFolder(Source):
             file=self._paths[index].name,
             size=self._declared[index],
             dirt=self._table.dirt(index),
+            options=self._options,
         )
 
     def _own(self, annotation: Annotation) -> Annotation:
@@ -109,7 +110,8 @@ class VOCFolder(Source):
         label = {name: k for k, name in enumerate(self.class_names, start=1)}
         owner = np.repeat(np.arange(len(self)), [len(a.objects) for a in annotations])  # [N]
         objects = [o for a in annotations for o in a.objects]
-        sides = np.array([_size(a, path) * 2 for a, path in zip(annotations, self._paths, strict=True)], np.float64)
+        sizes = [self._size(a, path) for a, path in zip(annotations, self._paths, strict=True)]
+        sides = np.tile(np.array(sizes, np.float64), 2)  # [len, 4]
         return BoxTable(
             owner,
             np.array([o.corners for o in objects], np.float64).reshape(-1, 4) / sides[owner],
@@ -119,6 +121,16 @@ class VOCFolder(Source):
             where=f"{self.root}, split {self.split}",
             strict=strict,
         )
+
+    def _size(self, annotation: Annotation, image: Path) -> tuple[int, int]:
+        """Return (width, height): of the annotation, else of the image."""
+        if annotation.width > 0 and annotation.height > 0:
+            return annotation.width, annotation.height
+        try:
+            height, width = decoded_size(read(image), options=self._options)
+        except UnreadableImage as error:
+            raise ValueError(f"{image}: its XML lacks the image's size, and {error}") from None
+        return width, height
 
 
 def parse(path: Path) -> Annotation:
@@ -152,17 +164,6 @@ def _number(element: ElementTree.Element, tag: str, path: Path, *, default: floa
     if not math.isfinite(number):
         raise ValueError(f"{path}: <{tag}> is a finite number; got {text!r}")
     return number
-
-
-def _size(annotation: Annotation, image: Path) -> tuple[int, int]:
-    """(width, height)."""
-    if annotation.width > 0 and annotation.height > 0:
-        return annotation.width, annotation.height
-    try:
-        height, width, _ = decode(image.read_bytes()).shape
-    except UnreadableImage as error:
-        raise ValueError(f"{image}: its XML lacks the image's size, and {error}") from None
-    return width, height
 
 
 def _check_layout(root: Path):

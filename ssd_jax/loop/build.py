@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from ssd_jax.training import TrainState, create_state, make_optimizer, make_sche
 
 logger = logging.getLogger("ssd_jax")
 
-OPTIONS = ("root", "class_names", "drop_other_classes", "strict", "image_size")  # of data.open_source
+OPTIONS = tuple(inspect.signature(data_room.open_source).parameters)[2:]  # those that a config's data may set
 NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
 FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 

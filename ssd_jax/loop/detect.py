@@ -2,14 +2,15 @@
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from ssd_jax.data import UnreadableImage, decode
+from ssd_jax.data import EXTENSIONS, UnreadableImage, decode
 from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, draw, load_detector
 from ssd_jax.inference.drawing import write_png
@@ -18,7 +19,6 @@ from ssd_jax.loop.workdir import load_config
 
 logger = logging.getLogger("ssd_jax")
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 NamedImage = tuple[str, np.ndarray]  # a name, and RGB uint8 [h, w, 3]
 
 
@@ -53,7 +53,8 @@ def detect_images(
     """
     out = Path(out)
     files = find(inputs)
-    images = decoded(((str(path), path.read_bytes()) for path in files) if inputs else held_out(workdir, samples))
+    found = ((str(path), partial(decode, path.read_bytes())) for path in files)
+    images = decoded(found if inputs else held_out(workdir, samples))
     detector = load_detector(workdir, step=step)
     taken = {path.stem for path in files if path.resolve() == (out / f"{path.stem}.png").resolve()}
     with JSONList(out / "detections.json") as records:
@@ -131,9 +132,9 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
             if not inside:
-                raise FileNotFoundError(f"no images ({', '.join(sorted(SUFFIXES))}) in the folder {path}")
+                raise FileNotFoundError(f"no images ({', '.join(EXTENSIONS)}) in the folder {path}")
             files += inside
         elif path.is_file():
             files.append(path)
@@ -142,21 +143,21 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def decoded(files: Iterable[tuple[str, bytes | np.ndarray]]) -> Iterator[NamedImage]:
+def decoded(images: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Iterator[NamedImage]:
     """Decode images one by one; report and skip those that cannot be decoded."""
-    for name, file in files:
+    for name, decode_image in images:
         try:
-            yield name, decode(file)
+            yield name, decode_image()
         except UnreadableImage as error:
             logger.warning("skipping %s: %s", name, error)
 
 
-def held_out(workdir: str | Path, samples: int) -> Iterator[tuple[str, bytes | np.ndarray]]:
+def held_out(workdir: str | Path, samples: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Take the first images of the split that a run is evaluated on."""
     config = load_config(workdir)
     source = open_source(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))
-    return ((example.image_id, example.image) for example in examples)
+    return ((example.image_id, example.decode) for example in examples)
 
 
 def unused(stem: str, taken: set[str]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ssd_jax.data import Example, Source, coco_truth, decode, eval_batches
+from ssd_jax.data import Example, Source, coco_truth, eval_batches
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect
 from ssd_jax.loop.build import NO_OBJECT, open_source
@@ -113,7 +113,7 @@ class Evaluator:
         examples = {index: self._source[index] for index in self._detections}
         return {
             examples[index].image_id: draw(
-                decode(examples[index].image), detections.above(score), self._source.class_names
+                examples[index].decode(), detections.above(score), self._source.class_names
             )
             for index, detections in self._detections.items()
         }

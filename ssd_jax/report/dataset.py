@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import PIL.Image
 
-from ssd_jax.data import Example, Source, UnreadableImage, decode
+from ssd_jax.data import Example, Source, UnreadableImage
 from ssd_jax.data.box_table import some
 
 # By Pillow's names. A phone's JPEG may hold several images (MPO).
@@ -140,7 +140,7 @@ def _count(report: Report, example: Example, name: str) -> None:
 
 def _check_image(report: Report, example: Example, name: str) -> None:
     try:
-        pixels = decode(example.image)
+        pixels = example.decode()
     except UnreadableImage as error:
         report.note("unreadable", f"{name} ({error})")
         return

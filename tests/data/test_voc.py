@@ -196,7 +196,7 @@ def test_an_annotation_without_its_image(root):
     (root / "JPEGImages" / "a.jpg").unlink()
     with pytest.raises(FileNotFoundError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'Annotations/a.xml'}: an annotation has an image; there is no a.jpg/.jpeg/.png in")
+    one_line(error, f"{root / 'Annotations/a.xml'}: an annotation has an image; there is no a.jpg/.jpeg/.png/")
 
 
 def test_an_image_without_its_annotation(root):
@@ -256,7 +256,7 @@ def test_class_names_differ(root):
     for names, got in ((["dog", "cat", "dog"], "dog, cat, dog"), ([], "none")):
         with pytest.raises(ValueError) as error:
             VOCFolder(root, "train", class_names=names)
-        one_line(error, f"class_names are one or more different names; got {got}")
+        one_line(error, f"class_names must be one or more different names; got {got}")
 
 
 def test_a_folder_without_objects_has_no_classes(root):
@@ -273,7 +273,7 @@ def test_a_size_that_can_be_read_nowhere(root):
     (root / "JPEGImages" / "a.jpg").write_bytes(b"what")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'JPEGImages/a.jpg'}: its XML lacks the image's size, and no image in a format")
+    one_line(error, f"{root / 'JPEGImages/a.jpg'}: its XML lacks the image's size, and the file must be JPEG, PNG")
 
 
 def test_an_image_that_vanishes_is_unreadable(root, caplog):

@@ -109,7 +109,9 @@ def test_something_that_is_no_image_is_named(detector, tmp_path):
     with pytest.raises(TypeError, match=r"must be a NumPy array, uint8 RGB \[h, w, 3\], or a path; got NoneType"):
         detector([None])
     (tmp_path / "note.txt").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"note\.txt: no image in a format that can be read"):
+    with pytest.raises(
+        ValueError, match=r"note\.txt: the file must be JPEG, PNG, BMP, GIF, PPM, TIFF, WebP; got one that begins"
+    ):
         detector([tmp_path / "note.txt"])
 
 
