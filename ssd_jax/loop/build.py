@@ -17,7 +17,7 @@ from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
-from ssd_jax.model import SSD, deep_tuple, describe, from_description
+from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, device_kind, is_cpu, over_devices, shard, topology
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
@@ -93,7 +93,7 @@ class Run:
 
 
 def build(config: ConfigDict) -> Run:
-    """Open the data, make the model for its classes, and compile nothing yet.
+    """Open the data, and make the model for its classes and the training step.
 
     Raises:
       ValueError: for data or a config that cannot be used.
@@ -103,8 +103,8 @@ def build(config: ConfigDict) -> Run:
     devices = topology().devices
     if config.batch_size < 1 or config.batch_size % devices:
         raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
-    schedule = make_schedule(steps=config.steps, **plain(config.schedule))
-    optimizer = make_optimizer(schedule, **plain(config.optimizer))
+    schedule = make_schedule(steps=config.steps, **config.schedule.to_dict())
+    optimizer = make_optimizer(schedule, **config.optimizer.to_dict())
     source = open_source(config.data, config.data.train)
     if not has_object(source, difficult=config.data.train_difficult):
         raise ValueError(
@@ -122,7 +122,7 @@ def build(config: ConfigDict) -> Run:
         model,
         optimizer,
         make_priors(model.spec),
-        AugmentOptions(**plain(config.augment)),
+        AugmentOptions(**config.augment.to_dict()),
         accumulate=config.accumulate,
         unroll=is_cpu(),
         ema_decay=config.ema_decay,
@@ -181,9 +181,4 @@ def has_object(source: Source, *, difficult: bool = False) -> bool:
 
 def build_model(config: ConfigDict, num_classes: int) -> SSD:
     """Make the model; `num_classes` counts the background."""
-    return from_description(plain(config.model) | {"num_classes": num_classes, "spec": plain(config.spec)})
-
-
-def plain(section: ConfigDict) -> dict[str, Any]:
-    """Turn a section of a config into keyword arguments."""
-    return deep_tuple(section.to_dict())
+    return from_description(config.model.to_dict() | {"num_classes": num_classes, "spec": config.spec.to_dict()})

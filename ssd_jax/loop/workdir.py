@@ -1,5 +1,6 @@
 """The files of a run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `eval_*.json`."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -121,9 +122,7 @@ def split_name(split: str) -> str:
 
 def jsonlike(value: Any) -> Any:
     """Return `value` as it looks after a trip through JSON: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: jsonlike(item) for key, item in value.items()}
-    return [jsonlike(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.loads(json.dumps(value))
 
 
 def _fill(values: dict[str, Any], missing: dict[str, Any], section: str = "") -> None:

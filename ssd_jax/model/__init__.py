@@ -9,7 +9,6 @@ from ssd_jax.model.layers import L2Norm
 from ssd_jax.model.ssd import (
     SSD,
     compile_to_run_once,
-    deep_tuple,
     describe,
     from_description,
     init_variables,
@@ -25,7 +24,6 @@ __all__ = [
     "L2Norm",
     "ResNet50",
     "compile_to_run_once",
-    "deep_tuple",
     "describe",
     "from_description",
     "init_variables",

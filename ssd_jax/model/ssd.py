@@ -184,7 +184,7 @@ def from_description(description: dict[str, Any]) -> SSD:
         options["backbone"] = options.pop("trunk")
     _check_names("options of a model", options, _options(SSD))
     _check_names("fields of a model's spec", options["spec"], _options(PriorSpec))
-    options["spec"] = PriorSpec(**deep_tuple(options["spec"]))
+    options["spec"] = PriorSpec(**options["spec"])
     return SSD(**options)
 
 
@@ -225,10 +225,3 @@ def initialise(model: SSD, key: jax.Array) -> dict[str, PyTree]:
 def variable_shapes(model: SSD) -> dict[str, PyTree]:
     """Return the variables of `model` as `jax.ShapeDtypeStruct`s, without computing them."""
     return jax.eval_shape(partial(init_variables, model), jax.random.key(0))
-
-
-def deep_tuple(value: Any) -> Any:
-    """Turn the lists of JSON into tuples, which make a spec hashable."""
-    if isinstance(value, dict):
-        return {key: deep_tuple(item) for key, item in value.items()}
-    return tuple(map(deep_tuple, value)) if isinstance(value, list | tuple) else value
