@@ -33,8 +33,8 @@ def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
     return path.read_bytes()
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file beside `path`, then move it there: a reader finds the old text or the new one.
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file beside `path`, then move it there: a reader finds the old content or the new one.
 
     Raises:
       OSError: if the file cannot be written, as on a full disk. `path` then stays as it was.
@@ -42,8 +42,8 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a crash of the system after the move must not leave an empty file
         os.replace(partial, path)
@@ -51,6 +51,11 @@ def write_text(path: str | Path, text: str) -> None:
         raise with_path(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def append_text(path: str | Path, text: str) -> None:

@@ -14,7 +14,7 @@ COCO_IOU_THRESHOLDS = tuple(np.round(np.arange(0.5, 1, 0.05), 2).tolist())
 
 
 class VOCResult(TypedDict):
-    """Result of `VOCMetric.compute`; the last three only with `iou_thresholds`.
+    """Result of `VOCMetric.compute`; the last four only with `iou_thresholds`.
 
     Attributes:
       mAP: mean of the classes' AP, nan if no class has one.
@@ -24,6 +24,7 @@ class VOCResult(TypedDict):
       n_detections: detections, by class.
       n_images: images added.
       mAP_by_iou: mAP by IoU threshold.
+      AP_over_iou: mean over the IoU thresholds of each class's AP.
       mAP_over_iou: mean of `mAP_by_iou`.
       AR_over_iou: recall of all detections, averaged over IoU thresholds and classes.
     """
@@ -35,6 +36,7 @@ class VOCResult(TypedDict):
     n_detections: dict[str, int]
     n_images: int
     mAP_by_iou: NotRequired[dict[float, float]]
+    AP_over_iou: NotRequired[dict[str, float]]
     mAP_over_iou: NotRequired[float]
     AR_over_iou: NotRequired[float]
 
@@ -217,9 +219,12 @@ class VOCMetric:
         if iou_thresholds:
             thresholds = [_iou_threshold(threshold) for threshold in iou_thresholds]
             curves = [self.curves(iou_threshold=threshold) for threshold in thresholds]
-            by_iou = {threshold: _mean(average_precisions(threshold).values()) for threshold in thresholds}
-            result["mAP_by_iou"] = by_iou
-            result["mAP_over_iou"] = float(np.mean(list(by_iou.values())))
+            by_iou = {threshold: average_precisions(threshold) for threshold in thresholds}
+            result["mAP_by_iou"] = {threshold: _mean(aps_at.values()) for threshold, aps_at in by_iou.items()}
+            result["AP_over_iou"] = {
+                name: float(np.mean([aps[name] for aps in by_iou.values()])) for name in overlaps
+            }
+            result["mAP_over_iou"] = float(np.mean(list(result["mAP_by_iou"].values())))
             result["AR_over_iou"] = _mean(average_recall([c[name] for c in curves]) for name in curves[0])
         return result
 
