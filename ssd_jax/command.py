@@ -5,6 +5,7 @@ import linecache
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Iterator
@@ -120,6 +121,16 @@ class Output:
         self.flush()
         if self._is_closed:
             self._stream.close()
+        elif self._reader_is_gone():
+            self._drop()  # Python writes sys.exit's message there itself; if that fails, it ends with code 120
+
+    def _reader_is_gone(self) -> bool:
+        try:
+            poll = select.poll()
+            poll.register(self._stream.fileno(), 0)
+        except (OSError, ValueError):  # a stream without a file
+            return False
+        return any(event & select.POLLERR for _, event in poll.poll(0))
 
     def _drop(self) -> None:
         """Point the stream's file at the null device, where the buffer can be flushed, also when Python ends."""
