@@ -133,8 +133,8 @@ def _bipartite(overlap: jax.Array) -> jax.Array:
         own, free, _ = state
         return take_among_best(own, free, jnp.where((own == priors)[:, None] & free[None, :], overlap, 0))
 
-    nothing = jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool)
-    return _repeat(take_among_next, take_among_best(*varying_as(overlap, nothing), overlap))[0]
+    own, free = varying_as(overlap, (jnp.full(ground_truths, priors, jnp.int32), jnp.ones(priors, bool)))
+    return _repeat(take_among_next, take_among_best(own, free, overlap))[0]
 
 
 def _repeat(step: Callable[[Any], Any], state: Any) -> Any:

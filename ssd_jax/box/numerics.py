@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,27 @@ except ImportError:
     Bool = Float = Int = Real = _Plain
 
 __all__ = [
-    *("Array", "Bool", "Float", "Int", "Real", "Scalar"),
-    *("bounded", "check_shape", "maximum", "minimum", "namespace", "varying_as", "widen"),
+    "Array",
+    "Bool",
+    "Float",
+    "Int",
+    "Real",
+    "Scalar",
+    "bounded",
+    "check_shape",
+    "maximum",
+    "minimum",
+    "namespace",
+    "varying_as",
+    "widen",
 ]
 
-Array = jax.Array | np.ndarray | np.generic
-Scalar = int | float | Real[Array, ""]
+if TYPE_CHECKING:  # no type says "NumPy in, NumPy out; JAX in, JAX out"
+    Array = Any
+    Scalar = int | float | Any
+else:
+    Array = jax.Array | np.ndarray | np.generic
+    Scalar = int | float | Real[Array, ""]
 
 # Coordinates saturate here, so that products of four sides stay inside float32.
 LIMIT = 1e9
