@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
@@ -69,6 +70,17 @@ class Target:
 
 
 # Targets.
+
+DESCRIPTION = {"model": {"num_classes": 3, "width": 0.5, "norm": None}, "class_names": ["cat", "dog"], "step": 3}
+IMAGES = {
+    ".jpg": (),
+    ".png": (mutations.change_png_chunk,) * 5,
+    ".bmp": (),
+    ".webp": (),
+    ".gif": (),
+    ".tif": (),
+    ".ppm": (),
+}
 
 
 def _weights() -> list[dict[str, Any]]:
@@ -180,7 +192,127 @@ def read_config(path: Path) -> Any:
     return load_config(path.parent), changes(ssd300_coco.get_config(), path.parent)
 
 
+def image_files(extension: str) -> list[bytes]:
+    """Write images of one format: colour, grey, and where there is such a thing alpha or an orientation."""
+    from data import image_files as write
+
+    photograph = write.photograph(24, 32)
+    files = [write.encode(photograph, extension)]
+    if extension != ".gif":
+        files.append(write.encode(photograph[:, :, 0], ".pgm" if extension == ".ppm" else extension))
+    kind = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}.get(extension)
+    if kind:
+        files.append(write.with_orientation(photograph, 6, kind))
+    if extension == ".jpg":
+        import cv2
+
+        files.append(write.encode(photograph, extension, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)))
+    elif extension == ".png":
+        import numpy as np
+
+        files.append(write.encode(np.concatenate([photograph, photograph[:, :, :1]], axis=2), extension))
+        files.append(write.png(16, 16, b"\0\xaa\x55" * 16))
+    elif extension == ".bmp":
+        files.append(write.rle_bmp(20, 300, 20))
+    return files
+
+
+def read_image(path: Path) -> Any:
+    """Decode an image, as training does, and compare its size with that of the header."""
+    from ssd_jax.data.image import decode, decoded_size, read, shrink
+
+    file = read(path)
+    image = shrink(decode(file), 300)
+    assert image.shape[:2] == decoded_size(file) or max(decoded_size(file)) > 300
+    return image.mean()
+
+
+def voc_files() -> list[bytes]:
+    """Write annotations of VOC: a usual one, one without optional elements, one by another tool."""
+    box = "<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>12.5</xmax><ymax>9</ymax></bndbox>"
+    dog = f"<object><name>dog</name><pose>Left</pose><difficult>0</difficult>{box.format(1)}</object>"
+    cat = f"<object><name>cat</name><difficult>1</difficult>{box.format(3)}</object>"
+    size = "<size><width>32</width><height>24</height><depth>3</depth></size>"
+    return [
+        f"<annotation><filename>a.png</filename>{size}\n{dog}\n{cat}\n</annotation>".encode(),
+        f"<annotation>{cat}</annotation>".encode(),
+        f'<?xml version="1.0" encoding="utf-8"?>\n<annotation>\n{size}{dog}{dog}\n</annotation>\n'.encode(),
+    ]
+
+
+def write_voc(folder: Path) -> None:
+    """Write the rest of a VOC folder."""
+    for name in ("JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    write_images(folder / "JPEGImages")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+
+
+def read_voc(path: Path) -> Any:
+    """Open a VOC folder, and read its image."""
+    from ssd_jax.data import VOCFolder
+
+    (example,) = VOCFolder(path.parents[1], "train")
+    return example
+
+
+def log_files() -> list[bytes]:
+    """Write the `metrics.jsonl` of a run, and that of one that was killed in the middle of a line."""
+    rows = [{"step": step, "loss": 1 / step, "images_per_second": None} for step in range(1, 9)]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, {"step": 8, "mAP": 0.5, "AP": {"cat": 0.5}}])
+    return [text.encode(), text[:-20].encode()]
+
+
+def read_log(path: Path) -> Any:
+    """Continue the log of a run."""
+    from ssd_jax.loop.log import Log
+
+    with Log(path.parent, start_step=5, steps=10) as log:
+        log.scalars(6, {"loss": 1.0})
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Write a checkpoint with `DESCRIPTION`."""
+    import numpy as np
+
+    from ssd_jax.checkpoint import Checkpoints
+
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(3, {"params": {"a": np.zeros(2)}, "batch_stats": {}}, DESCRIPTION)
+
+
+def read_description(path: Path) -> Any:
+    """Read the description of a run's newest checkpoint."""
+    from ssd_jax.checkpoint import Checkpoints
+
+    with Checkpoints.of_run(path.parents[3]) as checkpoints:
+        return checkpoints.description(checkpoints.find())
+
+
 TARGETS: dict[str, Target] = {
+    **{
+        f"image_{extension[1:]}": Target(
+            seeds=functools.partial(image_files, extension),
+            read=read_image,
+            mutations=(*BYTES, mutations.write_integer, *extra),
+            file=f"image{extension}",
+            names_file=False,  # the caller names it
+        )
+        for extension, extra in IMAGES.items()
+    },
+    "voc_xml": Target(
+        seeds=voc_files, read=read_voc, mutations=mutations.TEXT, file="Annotations/a.xml", prepare=write_voc
+    ),
+    "metrics_jsonl": Target(seeds=log_files, read=read_log, mutations=mutations.TEXT, file="metrics.jsonl"),
+    "description": Target(
+        seeds=lambda: [json.dumps(DESCRIPTION).encode()],
+        read=read_description,
+        mutations=(*mutations.TEXT, *[mutations.change_json] * 6),
+        file="checkpoints/3/description/metadata",
+        prepare=write_checkpoint,
+        names_file=False,  # it names the folder of the step
+    ),
     "config_json": Target(
         seeds=config_files,
         read=read_config,
@@ -343,8 +475,9 @@ def work(plan: list[tuple[str, int]], seed: int, folder: Path) -> Iterator[dict[
         target = table()[name]
         if name not in ready:
             path, seeds = ready[name] = folder / name / target.file, target.seeds()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).mkdir(parents=True)
             target.prepare(folder / name)
+            path.parent.mkdir(parents=True, exist_ok=True)
             for good in seeds:  # imports what the reader needs, and shows that it takes good files
                 path.write_bytes(good)
                 target.read(path)
@@ -365,24 +498,26 @@ def watch(plan: list[tuple[str, int]], seed: int, folder: Path, keep: Path) -> I
     done = 0
     while done < len(plan):
         with tempfile.TemporaryFile() as complaints:
-            command = [sys.executable, __file__, "--worker", f"--seed={seed}", f"--folder={folder}"]
+            command = [sys.executable, __file__, "--worker", f"--seed={seed}", f"--folder={folder / str(done)}"]
             command += [f"--seconds={SECONDS}", f"--megabytes={MEGABYTES}"]
             environment = os.environ | {"JAX_PLATFORMS": "cpu", "OPENCV_LOG_LEVEL": "SILENT"}
             pipe = subprocess.PIPE
             worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, env=environment)
             with worker.stdin:
                 worker.stdin.write(json.dumps(plan[done:]).encode())
-            before = done
             while line := _line(worker):
                 yield _kept(plan[done], json.loads(line), seed, keep)
                 done += 1
-            worker.kill()
-            code = worker.wait()
+            try:
+                code = worker.wait(10)  # its output has ended, unless it hangs
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                code = worker.wait()
             worker.stdout.close()
             if done < len(plan):
                 complaints.seek(0)
                 stderr = complaints.read()[-2000:].decode(errors="replace")
-                if done == before and code == 1:
+                if code == 1:
                     raise SystemExit(f"{plan[done][0]}: a good file was refused, or an import failed\n{stderr}")
                 kind = "hang" if code in (-signal.SIGXCPU, -signal.SIGKILL) else "crash"
                 outcome = {"kind": kind, "text": f"the process ended: {code}\n{stderr}", "seconds": 0, "grown": 0}

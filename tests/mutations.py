@@ -15,6 +15,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,6 +74,42 @@ def _slice(rng: random.Random, data: bytes) -> tuple[int, int]:
 
 
 BYTES = (flip_bytes, truncate, change_slice, splice, write_integer)
+
+# Mutations of a PNG.
+
+PNG_CHUNKS = (b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"eXIf", b"zTXt", b"IEND")
+
+
+def change_png_chunk(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
+    """Change a chunk of a PNG, whose checksum stays right: its content, its name, or the length that it claims."""
+    chunks, place = [], 8
+    while place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length], length))
+        place += 12 + length
+    if not chunks:
+        return flip_bytes(rng, data, seeds)
+    chosen = rng.randrange(len(chunks))
+    name, content, length = chunks[chosen]
+    kind = rng.randrange(5)
+    if kind == 0:
+        chunks[chosen] = (name, content, rng.choice(INTEGERS) % (1 << 32))
+    elif kind == 1:
+        chunks[chosen] = (
+            rng.choice(PNG_CHUNKS),
+            content,
+            length,
+        )
+    elif kind == 2:
+        chunks[chosen : chosen + 1] = [chunks[chosen]] * rng.choice((0, 2, 1000))
+    else:
+        content = rng.choice(BYTES)(rng, content, [content])
+        chunks[chosen] = (name, content, len(content))
+    out = [data[:8]]
+    for name, content, length in chunks:
+        out.append(struct.pack(">I", length) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+    return b"".join(out)
+
 
 # Mutations of text: XML, JSON, lists of names.
 

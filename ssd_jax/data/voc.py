@@ -137,8 +137,8 @@ def parse(path: Path) -> Annotation:
     """One XML file of a VOC folder."""
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not well-formed XML: {error}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two for a declared encoding
+        raise ValueError(f"{path}: the file must be well-formed XML; got {error}") from None
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
     width, height = (int(_number(root, f"size/{side}", path, default=0)) for side in ("width", "height"))

@@ -116,7 +116,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Remove the rows of later steps, and with a warning those that are no rows of a log."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
     steps = [_step_of(line) for line in lines]
     # The last line may be cut short by the interruption.
     strange = [number for number, found in enumerate(steps[:-1], start=1) if found is None]
@@ -127,8 +128,9 @@ def _drop_lines_after(path: Path, step: int) -> None:
             ", ".join(map(str, strange[:10])),
         )
     kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
-    if kept != lines:
-        write_text(path, "".join(line + "\n" for line in kept))
+    kept_text = "".join(line + "\n" for line in kept)
+    if kept_text != text:  # also if only the end of the last line is missing
+        write_text(path, kept_text)
 
 
 def _step_of(line: str) -> float | None:

@@ -220,9 +220,17 @@ def annotation_error(root, text, **kwargs):
     return error
 
 
-@pytest.mark.parametrize("text", ["", "<annotation><object>", xml(("dog", 1, 1, 9, 9))[:80]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<annotation><object>",
+        xml(("dog", 1, 1, 9, 9))[:80],
+        *(f'<?xml version="1.0" encoding="{name}"?>\n{xml()}' for name in ("GB2312", "ANSI", "unknown", "")),
+    ],
+)
 def test_broken_xml(root, text):
-    one_line(annotation_error(root, text), f"{root / 'Annotations/a.xml'}: not well-formed XML: ")
+    one_line(annotation_error(root, text), f"{root / 'Annotations/a.xml'}: the file must be well-formed XML; got ")
 
 
 @pytest.mark.parametrize("value", ["ten", "", "nan", "inf", "1e999"])

@@ -224,6 +224,13 @@ def test_the_log_of_an_interrupted_run_is_cut_where_it_resumes(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 3]
 
 
+def test_the_log_continues_on_a_new_line_if_only_the_end_of_the_last_one_is_missing(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}')
+    with Log(tmp_path, start_step=2, steps=10) as log:
+        log.scalars(3, {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+
+
 def run(*arguments):
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
