@@ -135,9 +135,9 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Return the step of the highest score, the newest of equals, or None if none has one."""
-        scores = {step: self.score(step) for step in reversed(self.steps())}
-        rated = [step for step, score in scores.items() if score is not None and not math.isnan(score)]
-        return max(rated, key=scores.get, default=None)
+        scores = ((self.score(step), step) for step in self.steps())
+        rated = [(score, step) for score, step in scores if score is not None and not math.isnan(score)]
+        return max(rated)[1] if rated else None
 
     def find(self, step: int | str | None = None) -> int:
         """Return `step` if it is there; the newest for None, the one with the highest score for "best".
@@ -183,6 +183,14 @@ class Checkpoints:
                 )
         return description
 
+    @contextlib.contextmanager
+    def naming(self, step: int) -> Iterator[None]:
+        """Context manager that begins a ValueError about what `step` holds with the checkpoint's folder."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self._folder(step)}: {error}") from error
+
     def restore(self, step: int, target: PyTree) -> PyTree:
         """Restore the whole state of `step` as NumPy arrays in the structure of `target`.
 
@@ -194,8 +202,7 @@ class Checkpoints:
         """
         plain = to_state_dict(target)
         saved, wanted = (
-            {name: tuple(array.shape) for name, array in flatten_dict(tree, sep="/").items()}
-            for tree in (self._tree(step), plain)
+            {name: tuple(array.shape) for name, array in _by_path(tree).items()} for tree in (self._tree(step), plain)
         )
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
@@ -219,7 +226,7 @@ class Checkpoints:
             variables = self._arrays(step, {"ema": tree["ema"]})["ema"]
         else:
             variables = self._arrays(step, {key: tree[key] for key in INFERENCE_KEYS})
-        for name, array in flatten_dict(variables, sep="/").items():
+        for name, array in _by_path(variables).items():
             if not _is_finite(array):
                 raise ValueError(f"{self._folder(step)}: weights must be finite; got NaN or infinity in {name}")
         return variables
@@ -261,6 +268,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
         """Turn what Orbax, tensorstore and JSON raise at damaged files, which is of any type, into one line."""
+        logging.getLogger("asyncio").addFilter(_is_no_late_error)  # once: it is the same filter
         hook = sys.unraisablehook
         sys.unraisablehook = functools.partial(_hide_late_callback, hook)
         try:
@@ -291,7 +299,7 @@ class Checkpoints:
             if metadata is None:
                 raise FileNotFoundError("no state/_METADATA")
             checksums = self._saved_checksums(step)
-            if checksums is not None and checksums.keys() != flatten_dict(metadata.tree, sep="/").keys():
+            if checksums is not None and checksums.keys() != _by_path(metadata.tree).keys():
                 raise ValueError("other arrays than those that have a checksum")
             return metadata.tree
 
@@ -327,9 +335,20 @@ def _hide_late_callback(hook: Callable[[Any], None], unraisable: Any) -> None:
         hook(unraisable)
 
 
+def _is_no_late_error(record: logging.LogRecord) -> bool:
+    """Do not log that a read failed after another one had: the first error is the one that is raised."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "[tensorstore_spec=" not in str(error)
+
+
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    """Return the arrays of nested dicts by their path, as "params/conv1_1/conv/kernel"."""
+    return flatten_dict(tree, sep="/")
+
+
 def _checksums(tree: PyTree) -> dict[str, int]:
     """Return the checksum of every array, by its path."""
-    return {name: _checksum(array) for name, array in flatten_dict(tree, sep="/").items()}
+    return {name: _checksum(array) for name, array in _by_path(tree).items()}
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -341,7 +360,7 @@ def _checksum(array: np.ndarray) -> int:
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     whole = data.size - data.size % 4096
     sums = data[:whole].view(np.uint64).reshape(-1, 512).sum(axis=1)  # modulo 2^64
-    return zlib.crc32(data[whole:], zlib.crc32(sums))
+    return zlib.crc32(data[whole:].data, zlib.crc32(sums.data))
 
 
 def _is_finite(array: np.ndarray) -> bool:

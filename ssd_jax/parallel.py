@@ -36,7 +36,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         raise ValueError(
             f"coordinator, num_processes and process_id must be given together; got no {' and no '.join(missing)}"
         )
-    if not missing:
+    if coordinator is not None and num_processes is not None and process_id is not None:
         if not re.fullmatch(r".+:\d+", coordinator):
             raise ValueError(f"coordinator must be HOST:PORT; got {coordinator!r}")
         if not 0 <= process_id < num_processes:

@@ -153,9 +153,11 @@ def load_detector(
     with Checkpoints.of_run(directory) as checkpoints:
         step = checkpoints.find(step)
         description = checkpoints.description(step)
+        with checkpoints.naming(step):
+            model = from_description(description["model"])
         variables = checkpoints.restore_variables(step)
     return Detector(
-        from_description(description["model"]),
+        model,
         variables,
         description["class_names"],
         step=step,

@@ -127,7 +127,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                     unreadable.check()
                     scalars = meter.close()
                     updates = step - scalars.get("skipped_steps", 0)
-                    scalars["learning_rate"] = float(run.schedule(updates - 1))
+                    scalars["learning_rate"] = float(np.asarray(run.schedule(updates - 1)))
                     log.scalars(step, scalars)
                     log.progress(step, {name: scalars[name] for name in SHOWN if name in scalars})
 
@@ -208,7 +208,8 @@ def find_start(run: Run, checkpoints: Checkpoints, workdir: Path) -> Start:
 
 def resumed(run: Run, checkpoints: Checkpoints, workdir: Path, step: int) -> Start:
     """Restore the checkpoint of `step`, and name what the config changes."""
-    check_same_run(checkpoints.description(step), run.description, checkpoints.directory / str(step))
+    with checkpoints.naming(step):
+        check_same_model(checkpoints.description(step), run.description)
     state = checkpoints.restore(step, run.shapes)
     if step >= run.config.steps:
         return Start(step, state, f"; nothing to train, since it is at step {step} of {run.config.steps}", notes=[])
@@ -217,22 +218,18 @@ def resumed(run: Run, checkpoints: Checkpoints, workdir: Path, step: int) -> Sta
     return Start(step, state, origin, notes=[])
 
 
-def check_same_run(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+def check_same_model(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse to resume from a checkpoint of another model or other classes, naming the first difference.
 
     Args:
       saved: the description in the checkpoint. Older versions had fewer options, which have their defaults.
       wanted: the description of the model that the config makes.
-      folder: of the checkpoint, for the error.
     """
-    try:
-        saved = saved | {"model": describe(from_description(saved["model"]))}
-    except ValueError as error:  # a newer version may have further options
-        raise ValueError(f"{folder}: {error}") from error
+    saved = saved | {"model": describe(from_description(saved["model"]))}
     saved, wanted = (jsonlike(d["model"] | {"class_names": d["class_names"]}) for d in (saved, wanted))
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise ValueError(
-                f"{folder} is a checkpoint of another model: {name} is {saved.get(name)} in it, "
-                f"{wanted.get(name)} in this config; choose another --workdir"
+                f"the checkpoint must be of this config's model, with {name} {wanted.get(name)}; "
+                f"got {saved.get(name)}; choose another --workdir"
             )

@@ -17,7 +17,8 @@ from launch import lines, parameters
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import VOCFolder
-from ssd_jax.inference import Detections
+from ssd_jax.files import only_run
+from ssd_jax.inference import Detections, load_detector
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
@@ -126,9 +127,7 @@ def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, d
 
 
 def test_a_workdir_of_another_model_is_refused(workdir, data):
-    with pytest.raises(
-        ValueError, match=r"checkpoints/6 is a checkpoint of another model: l2_scale is 10.0 in it, 9.0 in this"
-    ):
+    with pytest.raises(ValueError, match=r"/checkpoints/6: the checkpoint must be .* with l2_scale 9.0; got 10.0; "):
         train(tiny.config(data, **{"model.l2_scale": 9.0}), workdir)
 
 
@@ -229,6 +228,144 @@ def test_the_log_continues_on_a_new_line_if_only_the_end_of_the_last_one_is_miss
     with Log(tmp_path, start_step=2, steps=10) as log:
         log.scalars(3, {"loss": 1.0})
     assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "row", ["3", "null", "[]", '"text"', "{}", '{"step": "7"}', '{"step": null}', "", "{", "\xff"]
+)
+def test_a_row_of_the_log_that_is_none_is_dropped_and_named(row, tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(f'{{"step": 1}}\n{row}\n{{"step": 2}}\n'.encode("latin-1"))
+    with Log(tmp_path, start_step=2, steps=10):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert f'{tmp_path / "metrics.jsonl"}: a line must be a JSON object with a "step"; got others' in caplog.text
+    assert caplog.text.strip().endswith("at line 2")
+
+
+def test_the_log_has_null_for_what_is_not_a_number(tmp_path):
+    with Log(tmp_path, start_step=0, steps=10) as log:
+        log.scalars(1, {"a": float("nan"), "b": float("inf"), "c": 1.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null, "c": 1.5}\n'
+
+
+def test_tensorboard_shows_what_was_logged(tmp_path):
+    with Log(tmp_path, start_step=4, steps=10) as log:
+        log.scalars(5, {"loss": 1.5})
+        log.images(5, {"image-1": np.full((8, 8, 3), 7, np.uint8)})
+        (file,) = (tmp_path / "tensorboard").iterdir()
+        data = file.read_bytes()  # complete without being closed
+    assert all(part in data for part in (b"brain.Event:2", b"loss", b"image-1", b"PNG"))
+
+
+def test_a_log_that_is_not_enabled_writes_nothing(tmp_path, capsys):
+    with Log(tmp_path, start_step=0, steps=10, enabled=False) as log:
+        log.scalars(1, {"loss": 1.0})
+        log.images(1, {"a": np.zeros((8, 8, 3), np.uint8)})
+        log.progress(1, {"loss": 1.0})
+        log.line("text")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
+# --------------------------------------------------------------------------- damaged checkpoints, two runs at once
+
+
+def damage(workdir, step):
+    """Flip bits in the files of a checkpoint that hold its arrays."""
+    for file in (workdir / "checkpoints" / str(step) / "state").rglob("*"):
+        if file.is_file() and file.name != "_METADATA":
+            data = bytearray(file.read_bytes())
+            for place in range(1000, len(data), 1000):
+                data[place] ^= 16
+            file.write_bytes(data)
+
+
+@pytest.fixture
+def finished(workdir, tmp_path):
+    return shutil.copytree(workdir, tmp_path / "finished")
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_newest_whole_one_resumed(workdir, finished, data, capsys):
+    damage(finished, 6)
+    (finished / "checkpoints" / "9").mkdir()
+    with pytest.raises(ValueError, match=r"/checkpoints/6: a checkpoint must be whole; got [^\n]+$"):
+        load_detector(finished)
+    assert load_detector(finished, step=4).step == 4
+    assert train(tiny.config(data), finished)
+    first, *notes = capsys.readouterr().out.splitlines()
+    assert first.endswith("; resuming at step 4")
+    place = re.escape(str(finished / "checkpoints"))
+    assert re.fullmatch(f"{place}/6: a checkpoint must be whole; got .*; renamed to 6.damaged", notes[0])
+    assert re.fullmatch(f"{place}/9: a checkpoint must be whole; got .*; renamed to 9.damaged", notes[1])
+    assert [line["step"] for line in lines(finished)] == [2, 3, 4, 4, 6, 6]
+    for a, b in zip(jax.tree.leaves(parameters(workdir, 6)), jax.tree.leaves(parameters(finished, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_workdir_without_a_whole_checkpoint_is_refused(finished, data):
+    for step in (3, 4, 6):
+        (finished / "checkpoints" / str(step) / "state" / "_METADATA").unlink()
+    with pytest.raises(ValueError, match=r"/6: a checkpoint must be whole; got .*; no other checkpoint is whole"):
+        train(tiny.config(data), finished)
+    assert (finished / "checkpoints" / "6").is_dir()
+
+
+def test_an_option_of_a_later_version_is_one_line_that_names_the_checkpoint(finished, data):
+    file = finished / "checkpoints" / "6" / "description" / "metadata"
+    description = json.loads(file.read_text())
+    description["model"]["attention"] = True
+    file.write_text(json.dumps(description))
+    for use in (lambda: train(tiny.config(data), finished), lambda: load_detector(finished)):
+        with pytest.raises(ValueError, match=r"/checkpoints/6: [^\n]*attention[^\n]*$"):
+            use()
+
+
+def test_a_second_run_in_a_workdir_is_refused(workdir, data, tmp_path):
+    before = (workdir / "metrics.jsonl").read_text()
+    with only_run(workdir), pytest.raises(ValueError, match="only one run may use a workdir at a time; got process "):
+        train(tiny.config(data, steps=7), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert train(tiny.config(data), workdir)  # the lock is gone
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    locking = f"with only_run(Path({str(tmp_path)!r})):\n    print('locked', flush=True)\n    input()"
+    code = f"from ssd_jax.files import *\n{locking}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match=f"got process {process.pid} on "), only_run(tmp_path):
+            pass
+        process.kill()
+    with only_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", ""])
+def test_a_workdir_that_is_no_folder_is_refused_before_anything_is_made(address, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"a workdir must be a folder of the file system; got '{address}'"):
+        train(tiny.config(data), address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_is_reported_when_its_save_is_complete_and_signals_are_still_noted(data, tmp_path, monkeypatch):
+    def add_and_signal(self, step, *rest, add=Meter.add):
+        add(self, step, *rest)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    def line(self, text, line=Log.line):
+        if "which is saved" in text:
+            with Checkpoints(tmp_path / "checkpoints", create=False) as checkpoints:
+                reported.append((text, checkpoints.latest(), signal.getsignal(signal.SIGINT) is before))
+        line(self, text)
+
+    reported, before = [], signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Meter, "add", add_and_signal)
+    monkeypatch.setattr(Log, "line", line)
+    assert not train(tiny.config(data), tmp_path)
+    assert reported == [("SIGTERM: stopped after step 4, which is saved", 4, False)]
 
 
 def run(*arguments):
