@@ -69,7 +69,7 @@ class Images:
 
 def decode(count, source):
     for k in range(count):
-        data.decode(source[k].image)
+        data.decode_image(source[k].image)
 
 
 def batches_of(source, **options):
@@ -91,7 +91,7 @@ def caffe(interpolations):
         rows = []
         for k in range(count):
             example = source[k]
-            image = data.decode(example.image)
+            image = data.decode_image(example.image)
             rows.append(
                 caffe_augment.augment(
                     rng,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd_jax.data import Example, Examples, decode, open_source
+from ssd_jax.data import Example, Examples, decode_image, open_source
 from ssd_jax.data.classes import VOC
 from ssd_jax.loop.evaluate import evaluate
 from ssd_jax.loop.train import train
@@ -32,7 +32,7 @@ def voc2007(split):
         if not (root / "images" / name).exists():
             continue
         image = (root / "images" / name).read_bytes()
-        height, width, _ = decode(image).shape
+        height, width, _ = decode_image(image).shape
         rows = np.array(numbers, np.float32).reshape(-1, 5)
         corners = rows[:, :4] / np.float32([width, height, width, height])
         hard = np.array(difficult[name].split(), int) > 0

@@ -12,7 +12,7 @@ from ssd_jax.data.coco import COCOJson, open_coco
 from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
 from ssd_jax.data.example import Example, Source
 from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
-from ssd_jax.data.image import GREY, ReadOptions, decode, decoded_size, shrink, warp
+from ssd_jax.data.image import GREY, ReadOptions, decode_image, decoded_size, shrink, warp
 from ssd_jax.data.open import KINDS, open_source
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
@@ -36,7 +36,7 @@ __all__ = [
     "UnreadableImage",
     "VOCFolder",
     "coco_truth",
-    "decode",
+    "decode_image",
     "decoded_size",
     "eval_batches",
     "open_coco",

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ssd_jax.data.image import DEFAULTS, ReadOptions, decode
+from ssd_jax.data.image import DEFAULTS, ReadOptions, decode_image
 from ssd_jax.metrics.coco import COCOTruth
 
 
@@ -16,13 +16,13 @@ class Example:
     Attributes:
       image_id: names the image in messages and results.
       image: an encoded file, or RGB uint8 [h, w, 3].
-      boxes: float32 [n, 4], corners, fractions of the sides of the image that `decode` returns.
+      boxes: float32 [n, 4], corners, fractions of the sides of the image that `decode_image` returns.
       labels: int32 [n], from 1.
       difficult: bool [n].
       file: name of the image's file, if the source knows it; for reports.
       size: (height, width) that the annotation gives, if it does.
       dirt: what was wrong with the boxes in the annotation, an entry for each such box; for reports.
-      options: how `decode` reads the image.
+      options: how `decode_image` reads the image.
     """
 
     image_id: str
@@ -53,7 +53,7 @@ class Example:
         Raises:
           UnreadableImage: the image cannot be decoded.
         """
-        return decode(self.image, size=self.size, options=self.options)
+        return decode_image(self.image, size=self.size, options=self.options)
 
 
 class Source(Protocol):

@@ -65,7 +65,7 @@ DEFAULTS = ReadOptions()
 
 
 def read(path: Path) -> bytes:
-    """Read a regular file; on failure log a warning and return b"", which `decode` reports as an unreadable image."""
+    """Read a regular file; on failure log a warning and return b"", which `decode_image` reports as unreadable."""
     try:
         return read_bytes(path)
     except OSError as error:
@@ -75,7 +75,7 @@ def read(path: Path) -> bytes:
     return b""
 
 
-def decode(
+def decode_image(
     image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
 ) -> np.ndarray:
     """Decode an image file, or take an array.
@@ -107,7 +107,7 @@ def decode(
 def decoded_size(
     image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
 ) -> tuple[int, int]:
-    """Return (height, width) of the array that `decode` makes, from the header alone.
+    """Return (height, width) of the array that `decode_image` makes, from the header alone.
 
     Raises:
       UnreadableImage: the header is damaged, or the image too large.

@@ -105,13 +105,13 @@ def build(config: ConfigDict) -> Run:
         raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
     schedule = make_schedule(steps=config.steps, **config.schedule.to_dict())
     optimizer = make_optimizer(schedule, **config.optimizer.to_dict())
-    source = open_source(config.data, config.data.train)
+    source = open_split(config.data, config.data.train)
     if not has_object(source, difficult=config.data.train_difficult):
         raise ValueError(
             f"data.train must have an object to train on; got none in the {len(source)} images of {config.data.train}"
         )
     # The classes by name, in the order of the labels in training: the files of two splits may number them otherwise.
-    eval_source = open_source(config.data, config.data.eval, class_names=source.class_names)
+    eval_source = open_split(config.data, config.data.eval, class_names=source.class_names)
     if not has_object(eval_source):
         logger.warning(NO_OBJECT, config.data.eval)
     if config.batch_size > len(source):
@@ -144,7 +144,7 @@ def build(config: ConfigDict) -> Run:
     )
 
 
-def open_source(data: ConfigDict, split: str, *, class_names: Sequence[str] = ()) -> Source:
+def open_split(data: ConfigDict, split: str, *, class_names: Sequence[str] = ()) -> Source:
     """Open a split of the dataset that the config's `data` names.
 
     Args:

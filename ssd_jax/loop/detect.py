@@ -10,11 +10,11 @@ from types import TracebackType
 
 import numpy as np
 
-from ssd_jax.data import EXTENSIONS, UnreadableImage, decode
+from ssd_jax.data import EXTENSIONS, UnreadableImage, decode_image
 from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, draw, load_detector
 from ssd_jax.inference.drawing import write_png
-from ssd_jax.loop.build import open_source
+from ssd_jax.loop.build import open_split
 from ssd_jax.loop.workdir import load_config
 
 logger = logging.getLogger("ssd_jax")
@@ -53,7 +53,7 @@ def detect_images(
     """
     out = Path(out)
     files = find(inputs)
-    found = ((str(path), partial(decode, path.read_bytes())) for path in files)
+    found = ((str(path), partial(decode_image, path.read_bytes())) for path in files)
     images = decoded(found if inputs else held_out(workdir, samples))
     detector = load_detector(workdir, step=step)
     taken = {path.stem for path in files if path.resolve() == (out / f"{path.stem}.png").resolve()}
@@ -145,9 +145,9 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
 
 def decoded(images: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Iterator[NamedImage]:
     """Decode images one by one; report and skip those that cannot be decoded."""
-    for name, decode_image in images:
+    for name, decode in images:
         try:
-            yield name, decode_image()
+            yield name, decode()
         except UnreadableImage as error:
             logger.warning("skipping %s: %s", name, error)
 
@@ -155,7 +155,7 @@ def decoded(images: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Iterator[
 def held_out(workdir: str | Path, samples: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Take the first images of the split that a run is evaluated on."""
     config = load_config(workdir)
-    source = open_source(config.data, config.data.eval)
+    source = open_split(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))
     return ((example.image_id, example.decode) for example in examples)
 

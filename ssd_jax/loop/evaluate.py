@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ssd_jax.data import Example, Source, coco_truth, eval_batches
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect
-from ssd_jax.loop.build import NO_OBJECT, open_source
+from ssd_jax.loop.build import NO_OBJECT, open_split
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.metrics import COCOMetric, COCOTruth, VOCMetric
@@ -208,7 +208,7 @@ def evaluate_checkpoint(
     config = load_config(workdir)
     split = split or str(config.data.eval)
     detector = load_detector(workdir, step=step)
-    source = open_source(config.data, split, class_names=detector.class_names)
+    source = open_split(config.data, split, class_names=detector.class_names)
     evaluation = Evaluator(detector.model, source, config)(put_on_devices(detector.variables))
     if np.isnan(evaluation.results["mAP"]):
         logger.warning(NO_OBJECT, split)

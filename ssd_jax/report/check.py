@@ -20,9 +20,10 @@ from ssd_jax.box import SSD300_VOC, PriorSpec
 from ssd_jax.command import command
 from ssd_jax.data.box_table import some
 from ssd_jax.data.open import KINDS, open_source
+from ssd_jax.inference.drawing import write_png
 from ssd_jax.report.coverage import coverage, coverage_text
 from ssd_jax.report.dataset import check
-from ssd_jax.report.sheet import sheet, write_png
+from ssd_jax.report.sheet import sheet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIONS = inspect.signature(open_source).parameters

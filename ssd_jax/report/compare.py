@@ -14,11 +14,11 @@ from ssd_jax.report.evaluation import (
     ImageLoader,
     Interval,
     errors_per_image,
+    html_table,
     page_text,
     random_images,
     rankings,
     section,
-    table,
 )
 
 
@@ -132,9 +132,9 @@ def write_comparison(
         for name in base.record.class_names if base.n_objects[name]
     ]  # fmt: skip
     sections = section("Which run is better", "".join(f"<p>{html.escape(text)}.</p>" for text in sentences))
-    sections += section("Numbers", table(header, numbers))
+    sections += section("Numbers", html_table(header, numbers))
     sections += section(
-        "Classes, AP by area", table(["class", *runs, *(f"{n} minus {first}" for n in compared)], classes)
+        "Classes, AP by area", html_table(["class", *runs, *(f"{n} minus {first}" for n in compared)], classes)
     )
     images = len(base.record.image_ids)
     choices = {

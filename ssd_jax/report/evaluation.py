@@ -356,10 +356,10 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
     drawn = "".join(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>" for svg, caption in figures)
     return "\n".join(
         [
-            section("Numbers", table(["number", "value"], list(numbers.items()))),
-            section("Classes", table(CLASS_HEADER, _class_rows(analysis))),
+            section("Numbers", html_table(["number", "value"], list(numbers.items()))),
+            section("Classes", html_table(CLASS_HEADER, _class_rows(analysis))),
             section("Where the errors are", f'<div class="figures">{drawn}</div>'),
-            section("Confusion of classes", table(
+            section("Confusion of classes", html_table(
                 ["ground truth \\ detected as", *labels],
                 [[name, *map(str, row)] for name, row in zip(labels, analysis.confusion.tolist(), strict=True)],
             )),
@@ -375,7 +375,7 @@ def section(heading: str, content: str) -> str:
     return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an HTML table; the first column names the rows."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
     lines = [

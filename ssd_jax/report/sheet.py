@@ -1,7 +1,6 @@
 """An image of training samples with their boxes, before and after augmentation."""
 
 from functools import partial
-from pathlib import Path
 
 import cv2
 import jax
@@ -64,12 +63,6 @@ def sheet(
         columns.append((pixels, boxes, labels))
     framed = [[_framed(*sample, source.class_names) for sample in zip(*column, strict=True)] for column in columns]
     return np.concatenate([np.concatenate(column) for column in framed], axis=1)
-
-
-def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write RGB uint8 [h, w, 3] as PNG."""
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    Path(path).write_bytes(encoded.tobytes())
 
 
 def _framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:

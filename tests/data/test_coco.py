@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_jax.data import COCOJson, decode, eval_batches, open_coco, open_source
+from ssd_jax.data import COCOJson, decode_image, eval_batches, open_coco, open_source
 from ssd_jax.metrics import COCOMetric
 
 IMAGE = np.full((50, 100, 3), 77, np.uint8)
@@ -62,7 +62,7 @@ def test_examples(root):
     assert len(source) == 3 and not source.inclusive
     pets, empty, dog = (source[i] for i in range(3))
     assert [e.image_id for e in (pets, empty, dog)] == ["p7.jpg", "p3.jpg", "p5.jpg"]
-    np.testing.assert_array_equal(decode(pets.image), IMAGE)
+    np.testing.assert_array_equal(decode_image(pets.image), IMAGE)
     # The crowd is not among them; [x, y, x + w, y + h] / (100, 50)
     np.testing.assert_array_equal(pets.boxes, np.float32([[0.1, 0.1, 0.6, 0.5], [0.2, 0.2, 0.3, 0.4]]))
     np.testing.assert_array_equal(pets.labels, [1, 3])
@@ -100,7 +100,7 @@ def test_images_may_lie_in_folders(root):
     changed["images"][1]["file_name"] = "deep/p3.jpg"
     (root / "train" / "deep").mkdir()
     os.rename(root / "train" / "p3.jpg", root / "train" / "deep" / "p3.jpg")
-    assert decode(open_coco(write(root, changed), "train")[1].image).shape == (50, 100, 3)
+    assert decode_image(open_coco(write(root, changed), "train")[1].image).shape == (50, 100, 3)
 
 
 ERRORS = {"reaching outside their image": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
@@ -316,7 +316,7 @@ def test_files_outside_the_folder_are_refused(root, tmp_path_factory):
     for image, name in zip(changed["images"], (f"{up}/x.jpg", f"{outside}/x.jpg", "linked/x.jpg"), strict=True):
         image["file_name"] = name
     source = open_coco(write(root, changed), "train", allow_outside=True)
-    assert [decode(e.image).shape for e in source] == [(50, 100, 3)] * 3
+    assert [decode_image(e.image).shape for e in source] == [(50, 100, 3)] * 3
     assert len(open_source("coco_json", "train", root=root, allow_outside=True)) == 3
 
 

@@ -21,8 +21,8 @@ from ssd_jax.files import read_bytes
 
 def test_decode_gives_rgb():
     image = make_image(40, 60)
-    np.testing.assert_array_equal(data.decode(encode(image, ".png")), image)
-    decoded = data.decode(encode(image, ".jpg"))
+    np.testing.assert_array_equal(data.decode_image(encode(image, ".png")), image)
+    decoded = data.decode_image(encode(image, ".jpg"))
     assert decoded.dtype == np.uint8
     np.testing.assert_allclose(decoded.astype(int), image, atol=8)
 
@@ -33,10 +33,10 @@ def test_decode_makes_three_channels_of_eight_bits():
     alpha = np.concatenate([make_image(9, 12), grey[:, :, None]], axis=2)
     deep = make_image(9, 12).astype(np.uint16) * 257
     for image, expected in ((grey, three), (grey[:, :, None], three), (alpha, alpha[:, :, :3]), (deep, deep >> 8)):
-        np.testing.assert_array_equal(data.decode(image), expected)
-    np.testing.assert_array_equal(data.decode(encode(grey, ".png")), three)
-    np.testing.assert_array_equal(data.decode(encode(alpha, ".png")), alpha[:, :, :3])
-    np.testing.assert_allclose(data.decode(encode(deep, ".png")).astype(int), deep >> 8, atol=1)
+        np.testing.assert_array_equal(data.decode_image(image), expected)
+    np.testing.assert_array_equal(data.decode_image(encode(grey, ".png")), three)
+    np.testing.assert_array_equal(data.decode_image(encode(alpha, ".png")), alpha[:, :, :3])
+    np.testing.assert_allclose(data.decode_image(encode(deep, ".png")).astype(int), deep >> 8, atol=1)
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
@@ -45,24 +45,24 @@ def test_decode_refuses_part_of_a_file(extension, part):
     file = encode(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), extension)
     cut = file[: int(len(file) * part)] if part > 0 else file[:part]
     with pytest.raises(UnreadableImage, match=r"^the file is cut short \(no end-of-image marker in its \d+ bytes\)$"):
-        data.decode(cut)
+        data.decode_image(cut)
     with pytest.raises(UnreadableImage, match="cut short"):
-        data.decode(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
+        data.decode_image(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
 
 
 def test_a_thumbnails_end_is_not_the_images():
     jpeg, thumbnail = encode(make_image(40, 60)), encode(make_image(4, 6))
     header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     whole = jpeg[:2] + header + jpeg[2:]
-    np.testing.assert_array_equal(data.decode(whole), data.decode(jpeg))
+    np.testing.assert_array_equal(data.decode_image(whole), data.decode_image(jpeg))
     with pytest.raises(UnreadableImage, match="cut short"):
-        data.decode(whole[:-2])
+        data.decode_image(whole[:-2])
 
 
 def test_trailing_bytes_do_no_harm():
     for extension in (".jpg", ".png"):
         file = encode(make_image(40, 60), extension)
-        np.testing.assert_array_equal(data.decode(file + b"more"), data.decode(file))
+        np.testing.assert_array_equal(data.decode_image(file + b"more"), data.decode_image(file))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_trailing_bytes_do_no_harm():
 )
 def test_decode_says_why_it_refuses(image, reason):
     with pytest.raises(UnreadableImage, match=reason) as error:
-        data.decode(image)
+        data.decode_image(image)
     assert "\n" not in str(error.value)
 
 
@@ -96,17 +96,17 @@ def upright(stored, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_by_exif(kind, orientation):
     file = with_orientation(STORED, orientation, kind)
-    np.testing.assert_array_equal(data.decode(file), upright(STORED, orientation))
-    np.testing.assert_array_equal(data.decode(file, options=ReadOptions(exif="ignore")), STORED)
-    assert data.decoded_size(file) == data.decode(file).shape[:2]
+    np.testing.assert_array_equal(data.decode_image(file), upright(STORED, orientation))
+    np.testing.assert_array_equal(data.decode_image(file, options=ReadOptions(exif="ignore")), STORED)
+    assert data.decoded_size(file) == data.decode_image(file).shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned_by_exif(orientation):
     stored = make_image(40, 60)
     file = with_orientation(stored, orientation, "JPEG")
-    np.testing.assert_allclose(data.decode(file).astype(int), upright(stored, orientation), atol=8)
-    assert data.decode(file, options=ReadOptions(exif="ignore")).shape == (40, 60, 3)
+    np.testing.assert_allclose(data.decode_image(file).astype(int), upright(stored, orientation), atol=8)
+    assert data.decode_image(file, options=ReadOptions(exif="ignore")).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_size_in_the_annotation_tells_whether_an_image_is_turned(kind, size,
     expected = (9, 6) if turned else (6, 9)
     for orientation in (5, 6, 7, 8):
         file = with_orientation(STORED, orientation, kind)
-        assert data.decode(file, size=size, options=options).shape[:2] == expected
+        assert data.decode_image(file, size=size, options=options).shape[:2] == expected
         assert data.decoded_size(file, size=size, options=options) == expected
     example = Example("a", file, *NO_OBJECTS, size=size, options=options)
     assert example.decode().shape[:2] == expected
@@ -138,13 +138,13 @@ def test_the_size_in_the_annotation_tells_whether_an_image_is_turned(kind, size,
 def test_a_square_image_is_turned_unless_exif_is_ignored():
     square = STORED[:, :6]
     file = with_orientation(square, 6, "PNG")
-    np.testing.assert_array_equal(data.decode(file, size=(6, 6)), upright(square, 6))
-    np.testing.assert_array_equal(data.decode(file, size=(6, 6), options=ReadOptions(exif="ignore")), square)
+    np.testing.assert_array_equal(data.decode_image(file, size=(6, 6)), upright(square, 6))
+    np.testing.assert_array_equal(data.decode_image(file, size=(6, 6), options=ReadOptions(exif="ignore")), square)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_is_none_is_ignored(orientation):
-    np.testing.assert_array_equal(data.decode(with_orientation(STORED, orientation, "PNG")), STORED)
+    np.testing.assert_array_equal(data.decode_image(with_orientation(STORED, orientation, "PNG")), STORED)
 
 
 def test_damaged_exif_data_is_ignored():
@@ -152,7 +152,7 @@ def test_damaged_exif_data_is_ignored():
     for exif in (b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", os.urandom(50)):
         segment = b"Exif\0\0" + exif
         file = jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
-        np.testing.assert_array_equal(data.decode(file), data.decode(jpeg))
+        np.testing.assert_array_equal(data.decode_image(file), data.decode_image(jpeg))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", JPEGS)
 def test_a_damaged_jpeg_is_unreadable(kind, damage):
     with pytest.raises(UnreadableImage, match=r"^the file is damaged: .+$"):
-        data.decode(DAMAGE[damage](JPEGS[kind]))
+        data.decode_image(DAMAGE[damage](JPEGS[kind]))
 
 
 UNUSUAL = {
@@ -220,7 +220,7 @@ UNUSUAL = {
 @pytest.mark.parametrize("change", UNUSUAL)
 @pytest.mark.parametrize("kind", JPEGS)
 def test_a_complete_jpeg_with_something_unusual_is_read(kind, change):
-    np.testing.assert_array_equal(data.decode(UNUSUAL[change](JPEGS[kind])), data.decode(JPEGS[kind]))
+    np.testing.assert_array_equal(data.decode_image(UNUSUAL[change](JPEGS[kind])), data.decode_image(JPEGS[kind]))
 
 
 def test_a_jpeg_with_unusual_subsampling_is_read():
@@ -228,7 +228,7 @@ def test_a_jpeg_with_unusual_subsampling_is_read():
     file = bytearray(BASELINE)
     frame = file.index(b"\xff\xc0")
     file[frame + 17] = 0x12
-    assert data.decode(bytes(file)).shape == PHOTOGRAPH.shape
+    assert data.decode_image(bytes(file)).shape == PHOTOGRAPH.shape
 
 
 def test_strict_decoding_gives_opencvs_pixels():
@@ -237,7 +237,7 @@ def test_strict_decoding_gives_opencvs_pixels():
     PIL.Image.fromarray(np.concatenate([PHOTOGRAPH, PHOTOGRAPH[:, :, :1]], axis=2), "CMYK").save(cmyk, "JPEG")
     for file in (*JPEGS.values(), encode(PHOTOGRAPH[:, :, 0]), cmyk.getvalue()):
         expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        np.testing.assert_array_equal(data.decode(file), expected)
+        np.testing.assert_array_equal(data.decode_image(file), expected)
 
 
 @pytest.mark.parametrize("place", ["IHDR", "IDAT", "the length of IDAT"])
@@ -246,16 +246,16 @@ def test_a_damaged_png_is_unreadable(place):
     idat = file.index(b"IDAT")
     file[{"IHDR": 18, "IDAT": idat + 50, "the length of IDAT": idat - 4}[place]] ^= 64
     with pytest.raises(UnreadableImage, match=r"^the file is damaged: .+$"):
-        data.decode(bytes(file))
+        data.decode_image(bytes(file))
 
 
 @pytest.mark.parametrize("extension", [".bmp", ".webp", ".tif", ".gif", ".ppm"])
 def test_other_files_that_are_cut_short_are_unreadable(extension, capfd):
     file = encode(PHOTOGRAPH, extension)
-    assert data.decode(file).shape == PHOTOGRAPH.shape
+    assert data.decode_image(file).shape == PHOTOGRAPH.shape
     for part in (0.02, 0.5, 0.9):
         with pytest.raises(UnreadableImage, match=r"^the (file|header) is damaged: .+$"):
-            data.decode(file[: int(len(file) * part)])
+            data.decode_image(file[: int(len(file) * part)])
     capfd.readouterr()  # OpenCV prints
 
 
@@ -280,7 +280,7 @@ MEGABYTES = 20  # that refusing an image may take
 def test_an_image_beyond_the_limits_is_refused_before_it_is_decoded(file, reason):
     tracemalloc.start()
     with pytest.raises(UnreadableImage, match=re.escape(reason)):
-        data.decode(file)
+        data.decode_image(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(file) + MEGABYTES * 1e6
@@ -288,10 +288,10 @@ def test_an_image_beyond_the_limits_is_refused_before_it_is_decoded(file, reason
 
 def test_the_limit_on_pixels_is_an_option():
     jpeg = encode(make_image(40, 60))
-    assert data.decode(jpeg, options=ReadOptions(max_pixels=2400)).shape == (40, 60, 3)
+    assert data.decode_image(jpeg, options=ReadOptions(max_pixels=2400)).shape == (40, 60, 3)
     message = r"^the image must have at most 2,399 pixels \(max_pixels\); got 60 x 40$"
     with pytest.raises(UnreadableImage, match=message):
-        data.decode(jpeg, options=ReadOptions(max_pixels=2399))
+        data.decode_image(jpeg, options=ReadOptions(max_pixels=2399))
     with pytest.raises(UnreadableImage, match=message):
         data.decoded_size(jpeg, options=ReadOptions(max_pixels=2399))
 

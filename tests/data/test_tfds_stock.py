@@ -174,7 +174,7 @@ def test_voc(data_dir):
             VOC_NAMES[int(label)] for label in IMAGES[index].labels
         ]
         np.testing.assert_array_equal(example.difficult, IMAGES[index].labels == 2)
-        error = data.decode(example.image).astype(int) - IMAGES[index].image
+        error = data.decode_image(example.image).astype(int) - IMAGES[index].image
         assert np.abs(error).mean() < 20
     assert coco_truth(open_source("tfds", "voc/2007:test", root=data_dir)) is None
 

@@ -64,7 +64,7 @@ def test_examples(root):
     empty, pets = source[0], source[1]
     assert (empty.image_id, pets.image_id) == ("b", "a")
     assert pets.image == (root / "JPEGImages" / "a.jpg").read_bytes()
-    np.testing.assert_array_equal(data.decode(empty.image), IMAGE)
+    np.testing.assert_array_equal(data.decode_image(empty.image), IMAGE)
 
     assert pets.boxes.dtype == np.float32 and pets.labels.dtype == np.int32 and pets.difficult.dtype == bool
     # xml / side, and nothing subtracted: (10/100, 5/50, 60/100, 25/50) and (1/100, 1/50, 1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssd_jax.data import decode
+from ssd_jax.data import decode_image
 from ssd_jax.inference import Detector, load_detector
 from ssd_jax.inference.drawing import write_png
 from ssd_jax.loop.detect import JSONList, detect_images, find
@@ -45,7 +45,7 @@ def test_a_file_name_that_is_not_utf8_is_read_and_drawn(workdir, tmp_path):
     assert detect_images(workdir, [folder], out) == 1
     (record,) = json.loads((out / "detections.json").read_text())
     assert (record["image"], record["drawing"]) == (str(folder / name), name)
-    assert decode((out / name).read_bytes()).shape == (400, 400, 3)
+    assert decode_image((out / name).read_bytes()).shape == (400, 400, 3)
 
 
 def test_results_are_written_as_they_come(workdir, tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_drawings_do_not_replace_the_images(workdir, tmp_path):
     write_png(tmp_path / "a.png", image)
     (tmp_path / "b.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
     assert detect_images(workdir, [tmp_path], tmp_path) == 2
-    np.testing.assert_array_equal(decode((tmp_path / "a.png").read_bytes()), image)
+    np.testing.assert_array_equal(decode_image((tmp_path / "a.png").read_bytes()), image)
     records = json.loads((tmp_path / "detections.json").read_text())
     assert [record["drawing"] for record in records] == ["a_2.png", "b.png"]
 
