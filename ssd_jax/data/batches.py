@@ -77,7 +77,7 @@ def train_batches(
 
     def load(index: int) -> Row:
         example, image = read(index)
-        readable = image is not None
+        readable, size_differs = image is not None, read.size_differs(example, image)
         if readable:
             image = np.ascontiguousarray(shrink(image, canvas_size))  # no view that keeps a larger array alive
         else:
@@ -92,7 +92,7 @@ def train_batches(
             "labels": padded_labels,
             "index": np.int32(index),
             "readable": np.bool_(readable),
-            "size_differs": np.bool_(read.size_differs(example, image)),
+            "size_differs": np.bool_(size_differs),
             "dropped_boxes": np.int32(max(0, len(boxes) - max_boxes)),
         }
 

@@ -1,4 +1,4 @@
-"""The boxes of a whole dataset in flat arrays, and what becomes of those that cannot be right."""
+"""The boxes of a whole dataset in flat arrays, without annotation errors."""
 
 import logging
 from collections.abc import Sequence
@@ -7,18 +7,21 @@ import numpy as np
 
 logger = logging.getLogger("ssd_jax")
 
-ROUNDING = 1e-4  # of a side: so far outside an image may be the rounding of the file's numbers
+ROUNDING = 1e-4  # of a side: a box may reach so far outside its image because numbers in the file are rounded
 OUTSIDE, INVERTED, NO_SIZE = "box outside its image", "inverted box", "box of no size"
 
 
 class BoxTable:
     """All boxes of a dataset; those of image i are `rows(i)` of `boxes`, `labels` and `difficult`.
 
-    `owner` [N] says whose a box is and never falls; `corners` float64 [N, 4] are fractions of the image's sides.
+    Annotation errors: a box that reaches outside its image is clipped. A box that then has no size (a side of 0, or
+    corners in the wrong order) is dropped. For each kind, one warning counts the boxes and names their images.
 
-    A box that reaches outside its image is clipped; one that then has no size (a side of 0, or inverted) is left
-    out. Each kind is one warning that counts the boxes and names their images; if `strict`, a `ValueError`.
-    `kept` bool [N] tells which of the boxes given are there.
+    Attributes:
+      boxes: float32 [M, 4], the corners that are left, fractions of the image's sides.
+      labels: int32 [M].
+      difficult: bool [M].
+      kept: bool [N], which of the boxes given these are.
     """
 
     def __init__(
@@ -32,29 +35,38 @@ class BoxTable:
         where: str,
         strict: bool,
     ):
+        """Clip and drop boxes.
+
+        Args:
+          owner: index of the image of each box [N], non-decreasing.
+          corners: float64 [N, 4], fractions of the image's sides.
+          labels: from 1 [N].
+          difficult: bool [N].
+          names: of the images.
+          where: the dataset, for messages.
+          strict: raise instead of clipping and dropping.
+
+        Raises:
+          ValueError: `strict`, and there is an annotation error.
+        """
         boxes = np.clip(corners, 0, 1).astype(np.float32)  # [N, 4]
         self.kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # [N]
         outside = self.kept & ((corners < -ROUNDING) | (corners > 1 + ROUNDING)).any(axis=1)  # [N]
         inverted = (corners[:, 2:] < corners[:, :2]).any(axis=1)  # [N]
-        self._dirt: dict[int, list[str]] = {}
-        for kind, found in {
-            OUTSIDE: outside,
-            INVERTED: inverted,
-            NO_SIZE: ~self.kept & ~inverted,
-        }.items():
+        self._errors: dict[int, list[str]] = {}
+        for kind, found in {OUTSIDE: outside, INVERTED: inverted, NO_SIZE: ~self.kept & ~inverted}.items():
             for index in owner[found].tolist():
-                self._dirt.setdefault(index, []).append(kind)
-        dirt = {
-            "of no size, left out": owner[~self.kept],
-            "reaching outside their image, clipped": owner[outside],
-        }
-        for what, owners in dirt.items():
+                self._errors.setdefault(index, []).append(kind)
+        for what, done, owners in (
+            ("have no size", "dropped", owner[~self.kept]),
+            ("reach outside their image", "clipped", owner[outside]),
+        ):
             if not len(owners):
                 continue
             found = f"{len(owners)}, in {some([names[i] for i in dict.fromkeys(owners.tolist())])}"
             if strict:
-                raise ValueError(f"{where}: strict data has no boxes {what.split(',')[0]}; got {found}")
-            logger.warning("%s: boxes %s: %s", where, what, found)
+                raise ValueError(f"{where}: with strict, boxes must not {what}; got {found}")
+            logger.warning("%s: boxes that %s were %s: %s", where, what, done, found)
 
         self._starts = np.searchsorted(owner[self.kept], np.arange(len(names) + 1))  # [len + 1]
         self.boxes = boxes[self.kept]
@@ -62,15 +74,15 @@ class BoxTable:
         self.difficult = difficult[self.kept].astype(bool)
 
     def rows(self, index: int) -> slice:
-        """Where the boxes of image `index` stand."""
+        """Return the rows of the boxes of image `index`."""
         return slice(self._starts[index], self._starts[index + 1])
 
-    def dirt(self, index: int) -> tuple[str, ...]:
-        """What was wrong with boxes of image `index`, an entry for each."""
-        return tuple(self._dirt.get(index, ()))
+    def errors(self, index: int) -> tuple[str, ...]:
+        """Return the annotation errors of image `index`, an entry for each box."""
+        return tuple(self._errors.get(index, ()))
 
 
 def some(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
+    """List the first names, and say how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

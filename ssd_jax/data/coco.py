@@ -107,7 +107,7 @@ class COCOJson(Source):
             self._table.difficult[rows],
             file=image.file_name,
             size=(image.height, image.width) if image.height and image.width else None,
-            dirt=self._table.dirt(index),
+            errors=self._table.errors(index),
             options=self._options,
         )
 

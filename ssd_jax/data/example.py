@@ -21,7 +21,7 @@ class Example:
       difficult: bool [n].
       file: name of the image's file, if the source knows it; for reports.
       size: (height, width) that the annotation gives, if it does.
-      dirt: what was wrong with the boxes in the annotation, an entry for each such box; for reports.
+      errors: what was wrong with the boxes in the annotation, an entry for each such box; for reports.
       options: how `decode_image` reads the image.
     """
 
@@ -32,7 +32,7 @@ class Example:
     difficult: np.ndarray
     file: str = ""
     size: tuple[int, int] | None = None
-    dirt: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     options: ReadOptions = DEFAULTS
 
     def __post_init__(self):

@@ -94,7 +94,7 @@ class TFDS(Source):
             1 + np.array(objects["label"], np.int32).reshape(n)[kept],
             self._flags(objects, "is_difficult", n)[kept],
             file=name,
-            dirt=tuple(INVERTED if min(side) < 0 else NO_SIZE for side in sides[~whole].tolist()),
+            errors=tuple(INVERTED if min(side) < 0 else NO_SIZE for side in sides[~whole].tolist()),
             options=self._options,
         )
 

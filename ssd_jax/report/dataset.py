@@ -130,7 +130,7 @@ def _count(report: Report, example: Example, name: str) -> None:
     report.empty += not len(example.boxes)
     report.most_boxes = max(report.most_boxes, len(example.boxes))
     report.by_class.update(report.class_names[label - 1] for label in example.labels.tolist())
-    for kind in example.dirt:
+    for kind in example.errors:
         report.note(kind, name)
     rows = Counter(zip(map(tuple, example.boxes.tolist()), example.labels.tolist(), strict=True))
     for times in rows.values():

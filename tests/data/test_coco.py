@@ -103,7 +103,7 @@ def test_images_may_lie_in_folders(root):
     assert decode_image(open_coco(write(root, changed), "train")[1].image).shape == (50, 100, 3)
 
 
-ERRORS = {"reaching outside their image": [90, 0, 20, 10], "of no size": [5, 5, 0, 3]}
+ERRORS = {"reach outside their image": [90, 0, 20, 10], "have no size": [5, 5, 0, 3]}
 
 
 @pytest.mark.parametrize("what", ERRORS)
@@ -112,7 +112,7 @@ def test_annotation_errors_are_reported_or_refused(root, caplog, what):
         data["annotations"][0]["bbox"] = ERRORS[what]
 
     assert refused(root, change, strict=True) == (
-        f"{root}/annotations/instances_train.json: strict data has no boxes {what}; got 1, in p5.jpg"
+        f"{root}/annotations/instances_train.json: with strict, boxes must not {what}; got 1, in p5.jpg"
     )
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         boxes = open_coco(root, "train")[2].boxes

@@ -98,7 +98,7 @@ def test_examples(data_dir):
     assert isinstance(a.image, bytes) and data.decode_image(a.image).shape == (20, 30, 3)
     assert by_name["b.png"].boxes.shape == (0, 4)
     np.testing.assert_array_equal(by_name["c.png"].boxes, np.float32([[0.5, 0.5, 1, 0.75]]))  # without the crowd
-    assert len(by_name["d.png"].boxes) == 0 and by_name["d.png"].dirt == ("box of no size",)
+    assert len(by_name["d.png"].boxes) == 0 and by_name["d.png"].errors == ("box of no size",)
 
 
 def test_truth(data_dir):
