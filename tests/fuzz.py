@@ -219,10 +219,10 @@ def image_files(extension: str) -> list[bytes]:
 
 def read_image(path: Path) -> Any:
     """Decode an image, as training does, and compare its size with that of the header."""
-    from ssd_jax.data.image import decode, decoded_size, read, shrink
+    from ssd_jax.data.image import decode_image, decoded_size, read, shrink
 
     file = read(path)
-    image = shrink(decode(file), 300)
+    image = shrink(decode_image(file), 300)
     assert image.shape[:2] == decoded_size(file) or max(decoded_size(file)) > 300
     return image.mean()
 

@@ -128,7 +128,7 @@ ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "latin-1", "utf-8-sig", "cp500", "
 
 def change_token(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
     """Replace one to three numbers, strings, tags or words."""
-    text = data.decode_image("utf-8", "surrogateescape")
+    text = data.decode("utf-8", "surrogateescape")
     for _ in range(rng.choice((1, 1, 2, 3))):
         tokens = [match.span() for match in TOKEN.finditer(text)]
         if not tokens:
@@ -155,7 +155,7 @@ def change_number(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
 
 def delete_tokens(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
     """Delete one token, or all from one to another."""
-    text = data.decode_image("utf-8", "surrogateescape")
+    text = data.decode("utf-8", "surrogateescape")
     tokens = [match.span() for match in TOKEN.finditer(text)]
     if not tokens:
         return data

@@ -77,20 +77,23 @@ def test_twins_would_be_noticed():
     assert shared([("a", "x.py"), ("b", "x.py"), ("a", "y.py")]) == {"a": ["x.py", "y.py"]}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "name"),
-    [
-        ("ssd_jax.datasets", "ssd_jax.data", "open_source"),
-        ("ssd_jax.datasets", "ssd_jax.data", "Source"),
-        ("ssd_jax.batching", "ssd_jax.data", "Example"),
-        ("ssd_jax.batching", "ssd_jax.data", "train_batches"),
-        ("ssd_jax.classes", "ssd_jax.data.classes", "VOC"),
-    ],
-)
-def test_an_old_name_works_and_its_warning_names_the_new_one(old, new, name):
-    with pytest.warns(DeprecationWarning, match=f"^{old}.{name} is now {new}.{name}$") as warnings:
+# All public names of the rooms before 0.1.
+OLD_NAMES = {
+    "ssd_jax.datasets": "KINDS TFDS COCOJson Examples Joined OnlyClasses Shapes Subset VOCFolder "
+    "coco_truth open_coco open_source",
+    "ssd_jax.batching": "GREY Example Source UnreadableImage decode eval_batches pad_boxes shrink train_batches warp",
+    "ssd_jax.classes": "VOC COCO COCO_IDS NAMES",
+}
+NEW_MODULES = {"ssd_jax.classes": "ssd_jax.data.classes"}  # the others are now ssd_jax.data
+NEW_NAMES = {"decode": "decode_image"}
+
+
+@pytest.mark.parametrize(("old", "name"), [(old, name) for old, names in OLD_NAMES.items() for name in names.split()])
+def test_an_old_name_works_and_its_warning_names_the_new_one(old, name):
+    new, new_name = NEW_MODULES.get(old, "ssd_jax.data"), NEW_NAMES.get(name, name)
+    with pytest.warns(DeprecationWarning, match=f"^{old}.{name} is now {new}.{new_name}$") as warnings:
         value = getattr(importlib.import_module(old), name)
-    assert value is getattr(importlib.import_module(new), name)
+    assert value is getattr(importlib.import_module(new), new_name)
     assert [warning.filename for warning in warnings] == [__file__]  # the line to change, not ours
 
 
