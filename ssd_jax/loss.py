@@ -136,6 +136,7 @@ def _last(bits: int, zero: jax.Array, holds: Callable[[jax.Array], jax.Array]) -
 
 def _sortable(x: jax.Array) -> jax.Array:
     """Map float32 to uint32 above 0 in the same order; -0 and 0 become equal."""
-    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
-    negative = bits >> jnp.uint32(31) == 1
-    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
+    sign = jnp.uint32(1 << 31)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    bits = jnp.where(bits == sign, 0, bits)  # -0 to 0
+    return jnp.where(bits >= sign, ~bits, bits | sign)

@@ -1,5 +1,6 @@
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from ssd_jax import loss
 
 
 def slow_hard_negatives(loss, positive, ratio):
-    """Sort the negatives by loss, largest first, and take the first ratio * positives."""
+    """Sort the negatives by loss, largest first, and choose the first ratio * positives."""
     negatives = [p for p in range(len(loss)) if not positive[p]]
     chosen = sorted(negatives, key=lambda p: -loss[p])[: int(ratio * sum(positive))]
     mask = np.zeros(len(loss), bool)
@@ -27,7 +28,7 @@ def slow_cross_entropy(logits, label):
 
 
 def slow_multibox_loss(offsets, logits, target_offsets, target_labels, ratio=3):
-    """(loc_sum, conf_sum, n_positive) prior by prior, in Python's float64."""
+    """Compute (loc_sum, conf_sum, n_positive) prior by prior, in Python's float64."""
     positive = [label > 0 for label in target_labels]
     entropy = [
         slow_cross_entropy(row, label) for row, label in zip(logits.tolist(), target_labels.tolist(), strict=True)
@@ -111,8 +112,7 @@ def test_any_finite_input_gives_finite_sums_and_gradients():
     value, slopes = jax.jit(
         jax.value_and_grad(lambda o, z, t: sum(loss.multibox_loss(o, z, t, labels)[:2]), argnums=(0, 1, 2))
     )(offsets, logits, targets)
-    assert np.isfinite(value)
-    assert all(np.all(np.isfinite(slope)) for slope in slopes)
+    chex.assert_tree_all_finite((value, slopes))
 
 
 def spoil(array, place, value):
@@ -121,7 +121,8 @@ def spoil(array, place, value):
     return spoilt
 
 
-POSITIVE_3 = np.flatnonzero(scene(3)[3])[0]  # a prior of scene(3) that is matched, and one that is neither
+# In scene(3): a matched prior, and an unmatched one whose loss is too small to be chosen.
+POSITIVE_3 = np.flatnonzero(scene(3)[3])[0]
 EASY_3 = np.argmax(scene(3)[1][:, 0] - scene(3)[1][:, 1:].max(axis=1) - 100 * (scene(3)[3] > 0))
 ANYWHERE = {
     "everywhere": np.s_[:],
@@ -159,12 +160,12 @@ def loss_and_slopes(offsets, logits, targets, labels):
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_the_parts_of_the_loss_hide_no_infinity(value):
+def test_smooth_l1_of_a_value_that_is_not_finite_is_not_finite(value):
     assert not np.isfinite(loss.smooth_l1(np.float32(value)))
     assert not np.isfinite(jax.grad(loss.smooth_l1)(np.float32(value)))
 
 
-def test_an_infinite_loss_is_harder_than_any_finite_one():
+def test_hard_negatives_chooses_an_infinite_loss_before_any_finite_one():
     losses = np.float32([3e38, np.inf, 2e9, 1e9, 0])
     np.testing.assert_array_equal(loss.hard_negatives(losses, np.arange(5) == 4, 1), np.arange(5) == 1)
 
@@ -178,12 +179,12 @@ def test_hard_negatives_of_any_floats_are_ordered_as_numbers():
         )
 
 
-def test_fewer_negatives_than_asked_for_are_all_taken_once():
+def test_if_there_are_too_few_negatives_all_are_chosen_once():
     positive = np.arange(10) < 7
     np.testing.assert_array_equal(loss.hard_negatives(np.zeros(10, np.float32), positive, 3), ~positive)
 
 
-def test_a_ratio_that_is_no_integer_rounds_the_count_down():
+def test_the_number_of_negatives_is_rounded_down():
     positive = np.arange(20) < 3
     mask = loss.hard_negatives(np.arange(20, dtype=np.float32), positive, 2.5)
     np.testing.assert_array_equal(mask, np.arange(20) >= 13)

@@ -1,4 +1,4 @@
-"""Nothing hangs on the equality of a number that XLA may compute twice, and round in two ways."""
+"""No result depends on the equality of two floats, because XLA may compute a value twice and round it in two ways."""
 
 import re
 
@@ -18,13 +18,14 @@ OF_TWO = (*OVERLAPS, *(f"paired_{name}" for name in OVERLAPS), "encode", "decode
 
 
 def comparisons_for_equality(function, *arguments):
-    """Return what a function compares for equality."""
+    """Return the lines of a function's program that compare floats for equality."""
     return re.findall(r"compare\s+EQ,.*FLOAT.*", jax.jit(function).lower(*arguments).as_text())
 
 
 def in_gradient(function, *arguments):
-    """Return what the gradient of a function's sum compares for equality."""
-    gradient = jax.grad(lambda *arguments: sum(jnp.sum(x) for x in jax.tree.leaves(function(*arguments))))
+    """Return the lines that compare floats for equality in the gradient of a function's sum by its arguments."""
+    every = tuple(range(len(arguments)))
+    gradient = jax.grad(lambda *arguments: sum(jnp.sum(x) for x in jax.tree.leaves(function(*arguments))), every)
     return comparisons_for_equality(gradient, *arguments)
 
 
@@ -45,7 +46,7 @@ def test_the_gradient_of_the_loss():
 
 
 def test_the_gradient_of_the_network():
-    model = tiny.MODEL.clone(norm=None)  # Flax's BatchNorm does compare: its variance is a maximum
+    model = tiny.MODEL.clone(norm=None)  # the variance in BatchNorm of Flax is a maximum, which compares
 
     def outputs(params, images):
         return model.apply({"params": params}, images, train=True)
@@ -58,7 +59,7 @@ def test_hues():
     assert not comparisons_for_equality(lambda rgb: adjust_hsv(tuple(rgb), 1.5, 10.0), jnp.ones((3, 8, 8)))
 
 
-def test_matching_and_mining_look_at_what_is_computed_once():
+def test_matching_and_mining_compare_values_that_are_computed_once():
     for function, arguments in (
         (lambda boxes, priors: box.match(boxes, jnp.ones(7, bool), priors), (BOXES, BOXES)),
         (lambda loss: hard_negatives(loss, loss > 1), (jax.ShapeDtypeStruct((7,), jnp.float32),)),
@@ -66,5 +67,5 @@ def test_matching_and_mining_look_at_what_is_computed_once():
         assert "optimization_barrier" in jax.jit(function).lower(*arguments).as_text()
 
 
-def test_the_tests_would_notice():
+def test_a_comparison_for_equality_is_found():
     assert in_gradient(lambda a, b: jnp.where(jnp.maximum(a, b) == a, 2 * a, b), BOXES, BOXES)

@@ -1,4 +1,4 @@
-"""The host-side reference lives beside the benchmark that times it."""
+"""Find the reference of Caffe's augmentation, which lies beside the benchmark that times it."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bounds that a true claim breaks about once in a hundred thousand draws of the seeds, which are fixed besides."""
+"""Bounds for statistics that a right result exceeds for one seed in a hundred thousand; the seeds are fixed."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The whole of `augment`: geometry through the resampler, invariances, and what it refuses."""
+"""Tests of the whole of `augment`: geometry, invariances, and the errors."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -26,7 +26,7 @@ GEOMETRY = AugmentOptions(
 
 
 def make_image(*, canvas=64, padding=2):
-    """image, size, boxes, labels: noise, three objects and padding rows."""
+    """Return image, size, boxes and labels: noise, three objects and padding rows."""
     rng = np.random.default_rng(0)
     image = np.zeros((canvas, canvas, 3), np.uint8)
     image[:40, :60] = rng.integers(0, 256, (40, 60, 3))
@@ -38,7 +38,7 @@ def make_image(*, canvas=64, padding=2):
 
 
 def many(options, *example, size=SIZE):
-    """`augment` of one image with each of the keys."""
+    """Augment one image with each of the keys."""
     keys = jax.random.split(jax.random.key(0), KEYS)
     return [np.asarray(x) for x in compiled(options, size)(keys, *example)]
 
@@ -63,14 +63,14 @@ def test_no_augmentation_is_the_linear_warp_of_evaluation():
 
 
 def crossings(profile, level):
-    """Where a profile crosses the level upwards and then downwards, in pixels whose centres lie at halves."""
+    """Return where a profile crosses the level upwards and then downwards, in pixels whose centres lie at halves."""
     up, down = np.flatnonzero(np.diff(profile > level))
     at = [i + 0.5 + (level - profile[i]) / (profile[i + 1] - profile[i]) for i in (up, down)]
     return np.array(at)
 
 
 def test_a_drawn_rectangle_lands_on_the_moved_box():
-    """White on dark grey with corners on whole pixels; its edges in the result, to a fraction of a pixel.
+    """Draw white on dark grey, with corners on whole pixels, and find the edges in the result, also between pixels.
 
     The image is always expanded, often cropped, half the time mirrored, and resampled in all five ways.
     """
@@ -85,7 +85,7 @@ def test_a_drawn_rectangle_lands_on_the_moved_box():
     results = many(options, image, np.array([height, width], np.int32), box, np.array([1], np.int32), size=size)
     errors = []
     for levels, (moved,), (label,) in zip(*results, strict=True):
-        if label == 0 or moved.min() < 0.03 or moved.max() > 0.97:  # gone or clipped
+        if label == 0 or moved.min() < 0.03 or moved.max() > 0.97:  # removed or clipped
             continue
         levels = levels[:, :, 0] + MEAN[0]
         column, row = (((moved[:2] + moved[2:]) / 2) * size).astype(int)
@@ -100,7 +100,7 @@ def test_a_drawn_rectangle_lands_on_the_moved_box():
     assert standard_error.max() < 0.02
 
 
-def test_boxes_are_inside_and_in_order_and_gone_ones_are_zero():
+def test_boxes_are_inside_and_in_order_and_removed_ones_are_zero():
     example = make_image()
     _, boxes, labels = many(AugmentOptions(), *example)
     assert boxes.min() >= 0
@@ -128,20 +128,20 @@ def test_half_of_the_images_are_mirrored_and_mirroring_twice_is_the_identity():
 
 
 def test_images_and_boxes_are_distributed_as_caffes():
-    """Which objects stay, where, and the images' mean and contrast, against the reference of Caffe's steps."""
+    """Compare which objects stay, where they lie, and the images' mean and contrast with the reference of Caffe."""
     image, (height, width), boxes, labels = make_image()
     images, moved, kept = many(AugmentOptions(), *make_image())
     rng = np.random.default_rng(0)
     valid = boxes[labels > 0], labels[labels > 0]
-    theirs = [caffe.augment(rng, image[:height, :width], *valid, image_size=SIZE) for _ in range(KEYS)]
+    reference = [caffe.augment(rng, image[:height, :width], *valid, image_size=SIZE) for _ in range(KEYS)]
 
     for k in (1, 2, 3):
-        assert_same_rate((kept == k).any(axis=1), np.array([k in found for _, _, found in theirs]))
-        box = np.array([b[found == k][0] for _, b, found in theirs if k in found])
+        assert_same_rate((kept == k).any(axis=1), np.array([k in found for _, _, found in reference]))
+        box = np.array([b[found == k][0] for _, b, found in reference if k in found])
         for ours, expected in zip(moved[kept == k].T, box.T, strict=True):
             assert_same_distribution(ours, expected)
 
-    caffes = np.stack([levels for levels, _, _ in theirs])
+    caffes = np.stack([levels for levels, _, _ in reference])
     for measure in (np.mean, np.std):
         assert_same_distribution(measure(images, axis=(1, 2, 3)), measure(caffes, axis=(1, 2, 3)))
 
@@ -152,20 +152,20 @@ def test_padding_rows_change_nothing():
         np.testing.assert_array_equal(b if b.ndim == 4 else b[:, :5], a)
 
 
-def test_what_padding_rows_hold_changes_nothing():
+def test_the_values_in_padding_rows_change_nothing():
     image, size, boxes, labels = make_image()
-    dirty = np.where((labels > 0)[:, None], boxes, np.array([0.1, 0.1, 0.9, 0.9], np.float32))
-    clean = many(AugmentOptions(), image, size, boxes, labels)
-    for a, b in zip(clean, many(AugmentOptions(), image, size, dirty, labels), strict=True):
+    filled = np.where((labels > 0)[:, None], boxes, np.array([0.1, 0.1, 0.9, 0.9], np.float32))
+    expected = many(AugmentOptions(), image, size, boxes, labels)
+    for a, b in zip(expected, many(AugmentOptions(), image, size, filled, labels), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_the_canvas_holds_around_the_image_changes_nothing():
+def test_the_canvas_around_the_image_changes_nothing():
     image, *rest = make_image()
-    dirty = image.copy()
-    dirty[40:] = 255
-    dirty[:, 60:] = 77
-    for a, b in zip(many(AugmentOptions(), image, *rest), many(AugmentOptions(), dirty, *rest), strict=True):
+    filled = image.copy()
+    filled[40:] = 255
+    filled[:, 60:] = 77
+    for a, b in zip(many(AugmentOptions(), image, *rest), many(AugmentOptions(), filled, *rest), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -195,7 +195,7 @@ def test_each_image_draws_one_of_the_interpolations():
     assert np.abs(counts / KEYS - 0.2).max() < Z * np.sqrt(0.16 / KEYS)
 
 
-def test_levels_stay_what_a_screen_can_show():
+def test_levels_stay_in_0_to_255():
     images, *_ = many(AugmentOptions(), *make_image())
     assert (images + MEAN).min() >= -1e-4
     assert (images + MEAN).max() <= 255 + 1e-4
@@ -215,7 +215,7 @@ def test_around_an_expanded_image_lies_exactly_the_mean():
     options = replace(NO_AUGMENTATION, expand_probability=1, expand_ratio=4)
     images, *_ = many(options, np.full_like(image, 255), size, boxes, labels)
     share = (images == 0).all(axis=-1).mean(axis=(1, 2))  # 1 - 1 / ratio^2, ratio uniform in 1..4: 0.75 on average
-    assert abs(share.mean() - 0.75) < Z * share.std() / np.sqrt(KEYS) + 0.02  # less a border of one pixel
+    assert abs(share.mean() - 0.75) < Z * share.std() / np.sqrt(KEYS) + 0.02  # minus a border of one pixel
     np.testing.assert_allclose(images.max(axis=(1, 2)), np.tile(255 - MEAN, (KEYS, 1)), atol=1e-3)
 
 

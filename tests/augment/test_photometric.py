@@ -1,4 +1,4 @@
-"""Colour against OpenCV's HSV, and the two orders of Caffe's distortion."""
+"""Compare colours with OpenCV's HSV, and test the two orders of Caffe's distortion."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ hsv = jax.jit(adjust_hsv)
 
 @pytest.fixture(scope="module")
 def colours():
-    """[n, 1, 3] levels: all corners and edges of the cube, greys, and random ones."""
+    """Make levels [n, 1, 3]: all corners and edges of the cube, greys, and random ones."""
     rng = np.random.default_rng(0)
     corners = np.stack(np.meshgrid(*[[0, 1, 127, 254, 255]] * 3), axis=-1).reshape(-1, 3)
     greys = np.repeat(np.arange(256)[:, None], 3, axis=1)
@@ -56,24 +56,24 @@ def test_hsv_is_opencvs_in_uint8_but_for_its_rounding_of_hue_to_two_degrees(colo
     got = np.stack(hsv(planes(colours), factor, 2.0 * units), axis=-1)
     error = np.abs(got - opencvs_uint8_hsv(colours, factor, units))
     hue = cv2.cvtColor(colours.astype(np.float32), cv2.COLOR_RGB2HSV)[..., 0]
-    error = error[hue < 359]  # 359 degrees round to 0, where a negative turn then stops
+    error = error[hue < 359]  # OpenCV rounds 359 degrees to 0, where a decrease stops
     assert error.max() < 7
     assert error.mean() < 1
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 0.99, 1.0, 1.5, 9.0])
-def test_saturation_alone_is_hsv_without_a_turn(colours, factor):
+def test_saturation_alone_is_hsv_without_a_change_of_hue(colours, factor):
     got = adjust_saturation(planes(colours), factor)
     np.testing.assert_allclose(np.stack(got), np.stack(hsv(planes(colours), factor, 0.0)), atol=1e-3)
 
 
-def test_a_hue_below_red_stops_at_red():
+def test_a_hue_below_0_becomes_0():
     rgb = planes(np.array([[[255, 60, 0]]], np.uint8))  # 14 degrees
     np.testing.assert_allclose(np.stack(hsv(rgb, 1.0, -36.0)).ravel(), [255, 0, 0], atol=1e-3)
 
 
 def fixed(**options):
-    """Contrast 1.5 and saturation 0.5 or other fixed amounts, always."""
+    """Make options that always use contrast 1.5 and saturation 0.5, and those given."""
     always = {"contrast_probability": 1, "saturation_probability": 1}
     return replace(NO_AUGMENTATION, **always, contrast_range=(1.5, 1.5), saturation_range=(0.5, 0.5), **options)
 

@@ -1,4 +1,4 @@
-"""The weight matrices against OpenCV's own resize on an image cut out by hand."""
+"""Compare the weight matrices with OpenCV's resize of an image that is cut out by hand."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ def weights(start, stop, length, *, canvas, size, interpolations, choice=0):
 
 
 def ours(image, window, size, interpolation):
-    """`image` [h, w, 3] less the mean, on a canvas of garbage, resampled from `window` in pixels."""
+    """Put `image` [h, w, 3] minus the mean on a canvas of garbage, and resample `window`, in pixels."""
     h, w, _ = image.shape
     planes = np.full((64, 60, 3), 1e4, np.float32)
     planes[:h, :w] = image - np.array(MEAN_COLOUR, np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def iou(a, b):
-    """IoU [n, m] of corners, pair by pair, in Python's float64."""
+    """Compute the IoU [n, m] of corners, pair by pair, in Python's float64."""
     return np.array([[_iou(p, q) for q in np.asarray(b).tolist()] for p in np.asarray(a).tolist()]).reshape(
         len(a), len(b)
     )
@@ -23,7 +23,7 @@ def _area(p):
 
 
 def match(overlap, valid, threshold):
-    """Caffe's MatchBBox on a given overlap [G, P]: greedy over all pairs, then the threshold for each free prior."""
+    """Match as Caffe's MatchBBox, by overlaps [G, P]: greedy over pairs, then the threshold for each free prior."""
     ground_truths, priors = overlap.shape
     index = np.full(priors, -1)
     pool = [g for g in range(ground_truths) if valid[g]]
@@ -49,13 +49,13 @@ def match(overlap, valid, threshold):
 
 
 def candidates(scores, score_threshold, max_candidates):
-    """Places of the scores above the threshold, best first; Python's sort is stable."""
+    """Return the places of the scores above the threshold, best first; Python's sort is stable."""
     above = [i for i in range(len(scores)) if scores[i] > score_threshold]
     return sorted(above, key=lambda i: -scores[i])[:max_candidates]
 
 
 def nms(overlap, scores, *, iou_threshold, score_threshold, max_candidates):
-    """Places kept by Caffe's ApplyNMSFast on a given overlap [n, n], best first."""
+    """Return the places that Caffe's ApplyNMSFast keeps, by overlaps [n, n], best first."""
     kept = []
     for i in candidates(scores, score_threshold, max_candidates):
         if all(overlap[i, j] <= iou_threshold for j in kept):
@@ -64,7 +64,7 @@ def nms(overlap, scores, *, iou_threshold, score_threshold, max_candidates):
 
 
 def multiclass_nms(overlap, scores, *, score_threshold, max_candidates, iou_threshold, max_detections):
-    """[(place, score, label)] of Caffe's DetectionOutput, best first."""
+    """Return [(place, score, label)] of Caffe's DetectionOutput, best first."""
     found = []
     for label in range(1, scores.shape[1]):
         kept = nms(
@@ -79,7 +79,7 @@ def multiclass_nms(overlap, scores, *, score_threshold, max_candidates, iou_thre
 
 
 def soft_nms(overlap, scores, *, decay, score_threshold, max_candidates):
-    """[(place, decayed score)] in the order of picking (arXiv:1704.04503, fig. 2)."""
+    """Return [(place, decayed score)] in the order in which boxes are taken (arXiv:1704.04503, fig. 2)."""
     left = {i: scores[i] for i in candidates(scores, score_threshold, max_candidates)}
     taken = []
     while left:

@@ -1,4 +1,4 @@
-"""The shapes in the annotations, checked at every call by jaxtyping's import hook while other tests run."""
+"""jaxtyping checks the shapes in the annotations at every call, while other tests run."""
 
 import os
 import pathlib
@@ -43,7 +43,7 @@ def test_the_annotations_are_true():
     assert " passed" in output
 
 
-def test_the_hook_would_notice(tmp_path):
+def test_the_hook_finds_a_wrong_shape(tmp_path):
     path = tmp_path / "test_mistake.py"
     path.write_text(MISTAKE)
     hooked_pytest("-c", str(ROOT / "setup.cfg"), "--rootdir", str(tmp_path), str(path))

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,9 +59,7 @@ ANY = np.float32(
 def test_the_codec_and_its_gradient_are_finite_for_any_input(function):
     first, second = np.repeat(ANY, len(ANY), axis=0), np.tile(ANY, (len(ANY), 1))
     value, slopes = jax.jit(jax.value_and_grad(lambda x, p: jnp.sum(function(x, p)), argnums=(0, 1)))(first, second)
-    assert np.isfinite(value)
-    assert np.all(np.isfinite(slopes))
-    assert np.all(np.isfinite(function(first, second)))
+    chex.assert_tree_all_finite((value, slopes, function(first, second)))
 
 
 def test_wrong_shapes_are_named():

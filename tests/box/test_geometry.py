@@ -1,6 +1,7 @@
 from fractions import Fraction
 
 import box_oracles as oracles
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ PAIRWISE = {
     ),
 }
 
-# a: 2 x 2.  b: the same; b: 2 x 2, shifted by 1 both ways; b: 1 x 2 inside; b: 2 x 1, apart by 1 to the right.
+# A is 2 x 2. B: the same box; the same, shifted by 1 in x and y; 1 x 2 inside A; 2 x 1 at a distance of 1.
 A = np.float32([[0, 0, 2, 2]])
 B = np.float32([[0, 0, 2, 2], [1, 1, 3, 3], [0, 0, 1, 2], [3, 0, 5, 1]])
 ATAN = (4 / np.pi**2) * np.square(np.arctan([1 / 1, 1 / 1, 1 / 2, 2 / 1]) - np.arctan(1))  # CIoU's v
@@ -149,7 +150,7 @@ def test_other_dtypes_are_widened(name):
 CORNERS = np.float32(
     [
         [0.2, 0.3, 0.5, 0.9],
-        [0.2, 0.3, 0.5, 0.9],  # the same again
+        [0.2, 0.3, 0.5, 0.9],  # the same box
         [0.2, 0.3, 0.2, 0.9],  # no width
         [0.4, 0.4, 0.4, 0.4],  # a point
         [0.5, 0.9, 0.2, 0.3],  # inverted
@@ -170,8 +171,7 @@ def test_overlaps_of_any_boxes_are_finite_and_so_are_their_gradients(name):
     value, slopes = jax.jit(jax.value_and_grad(lambda a, b: jnp.sum(pairwise(a, b)), argnums=(0, 1)))(
         CORNERS, CORNERS
     )
-    assert np.isfinite(value)
-    assert np.all(np.isfinite(slopes))
+    chex.assert_tree_all_finite((value, slopes))
     host = pairwise(CORNERS, CORNERS)
     lowest = {"complete_iou": -2, "iou": 0, "intersection_over_foreground": 0}.get(name, -1)
     assert np.all(host >= lowest - 1e-6) and np.all(host <= 1 + 1e-6)
@@ -180,8 +180,7 @@ def test_overlaps_of_any_boxes_are_finite_and_so_are_their_gradients(name):
 @pytest.mark.parametrize("name", UNARY)
 def test_conversions_of_any_boxes_are_finite_and_so_are_their_gradients(name):
     value, slope = jax.jit(jax.value_and_grad(lambda x: jnp.sum(UNARY[name](x))))(CORNERS)
-    assert np.isfinite(value)
-    assert np.all(np.isfinite(slope))
+    chex.assert_tree_all_finite((value, slope))
 
 
 def test_boxes_without_area_overlap_nothing():

@@ -1,4 +1,5 @@
 import box_oracles as oracles
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +11,11 @@ PRIORS = box.make_priors(box.PriorSpec(64, (8, 4, 1), (8, 16, 64), (10, 22, 40, 
 
 
 def images(seed, count=24, slots=6):
-    """Ground truth [count, slots, 4] with labels, from crowded to empty."""
+    """Make ground truth [count, slots, 4] and labels, from crowded to empty."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(-0.1, 0.8, (count, slots, 2))
     corners = np.concatenate([low, low + rng.uniform(0.02, 0.6, (count, slots, 2))], axis=-1)
-    corners[1::3, 1:] = corners[1::3, :1] + rng.normal(0, 0.01, (len(corners[1::3]), slots - 1, 4))  # heaps
+    corners[1::3, 1:] = corners[1::3, :1] + rng.normal(0, 0.01, (len(corners[1::3]), slots - 1, 4))  # alike
     labels = rng.integers(0, 4, (count, slots))
     labels[2] = 0
     return corners.astype(np.float32), labels.astype(np.int32)
@@ -42,7 +43,7 @@ def test_assign_gathers_what_match_matched():
 
 
 def by_hand():
-    """Three priors of side 4 at x = 0, 2, 8, and ground truths, in an image of side 16."""
+    """Return three priors of side 4 at x = 0, 2, 8 in an image of side 16, and a function for ground truth."""
     priors = np.float32([[2, 2, 4, 4], [4, 2, 4, 4], [10, 2, 4, 4]]) / 16
     return priors, lambda *boxes: np.float32(boxes) / 16
 
@@ -52,11 +53,11 @@ def test_each_ground_truth_gets_a_prior_of_its_own_before_any_threshold():
     # IoU with priors 0 and 1: the first (16/16, 8/24), the second (12/20, 12/20). Prior 1 is left to the second.
     truth = gt([0, 0, 4, 4], [1, 0, 5, 4])
     np.testing.assert_array_equal(box.match(truth, np.array([True, True]), priors), [0, 1, -1])
-    # Alone, the second takes the lower of two equal priors as its own and the other by the threshold.
+    # Without the first, the second takes the lower of two equal priors as its own, and the other by the threshold.
     np.testing.assert_array_equal(box.match(truth, np.array([False, True]), priors), [1, 1, -1])
 
 
-def test_a_poor_overlap_is_matched_once_and_no_overlap_never():
+def test_a_small_overlap_is_matched_once_and_no_overlap_is_never_matched():
     priors, gt = by_hand()
     truth = gt([11, 0, 16, 4], [13, 9, 16, 16])  # IoU with prior 2 is 4/32; the other touches no prior
     np.testing.assert_array_equal(box.match(truth, np.array([True, True]), priors), [-1, -1, 0])
@@ -70,7 +71,7 @@ def test_the_threshold_is_inclusive():
     np.testing.assert_array_equal(box.match(truth, valid, priors, threshold=0.334), [0, -1, -1])
 
 
-def test_every_one_of_a_heap_of_identical_boxes_gets_its_own_prior():
+def test_each_of_many_identical_boxes_gets_a_prior_of_its_own():
     heap = np.repeat(np.float32([[0.3, 0.3, 0.6, 0.6]]), 6, axis=0)
     index = np.asarray(box.match(heap, np.ones(6, bool), PRIORS))
     assert set(index[index >= 0]) == set(range(6))
@@ -108,8 +109,7 @@ def test_padding_changes_nothing():
     corners, labels = images(3)
     assign = jax.jit(jax.vmap(lambda c, l: box.assign(c, l, PRIORS)))
     padded = jax.jit(jax.vmap(lambda c, l: box.assign(jnp.pad(c, ((0, 5), (0, 0))), jnp.pad(l, (0, 5)), PRIORS)))
-    for plain, more in zip(assign(corners, labels), padded(corners, labels), strict=True):
-        np.testing.assert_array_equal(plain, more)
+    chex.assert_trees_all_equal(assign(corners, labels), padded(corners, labels))
 
 
 def test_no_ground_truth_slots_or_no_priors():

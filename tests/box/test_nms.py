@@ -1,4 +1,5 @@
 import box_oracles as oracles
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +43,8 @@ def test_non_max_suppression_is_the_loop_over_more_than_one_block(seed):
     assert np.sum(scores[:, 1] > 0.05) > 100
 
 
-def test_the_longest_chain_settles():
-    # Each box overlaps its neighbours alone, so every other one stays: as many rounds as there are boxes.
+def test_the_longest_chain_is_decided():
+    # Each box overlaps only its neighbours, so every other box stays: it takes as many rounds as there are boxes.
     low = np.arange(250, dtype=np.float32)
     corners = np.stack([low, 0 * low, low + 2, 0 * low + 1], axis=1)
     scores = np.linspace(1, 0.5, 250, dtype=np.float32)
@@ -99,8 +100,7 @@ def test_a_score_that_is_not_a_number_is_no_candidate():
     corners, scores = scene(0, count=20, classes=3)
     broken = np.where(np.arange(20)[:, None] < 5, np.nan, scores)
     sound = np.where(np.arange(20)[:, None] < 5, 0, scores)
-    for got, expected in zip(box.multiclass_nms(corners, broken), box.multiclass_nms(corners, sound), strict=True):
-        np.testing.assert_array_equal(got, expected)
+    chex.assert_trees_all_equal(box.multiclass_nms(corners, broken), box.multiclass_nms(corners, sound))
 
 
 def test_detections_are_differentiable_and_finite():
@@ -110,8 +110,7 @@ def test_detections_are_differentiable_and_finite():
         jax.value_and_grad(lambda c, s: sum(jnp.sum(x) for x in box.multiclass_nms(c, s)[:2]), argnums=(0, 1))
     )
     value, (by_corners, by_scores) = select(corners, scores)
-    assert np.isfinite(value)
-    assert np.all(np.isfinite(by_corners)) and np.all(np.isfinite(by_scores))
+    chex.assert_tree_all_finite((value, by_corners, by_scores))
     found = np.sum(np.asarray(box.multiclass_nms(corners, scores)[2]) > 0)
     assert np.sum(np.asarray(by_scores)) == found > 0
 
@@ -147,7 +146,7 @@ def test_soft_nms_with_a_hard_decay_is_non_max_suppression():
     np.testing.assert_array_equal(order[decayed > 0], hard_order[keep])
 
 
-def test_soft_nms_takes_no_box_below_the_threshold_even_on_top_of_another():
+def test_soft_nms_takes_no_box_below_the_threshold_even_if_it_equals_another():
     corners = np.repeat(np.float32([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]]), [1, 2, 1], axis=0)
     scores = np.float32([0.9, 0.0, 0.8, 0.5])
     order, decayed = box.soft_nms(corners, scores, decay=box.linear_decay(0.3))
@@ -166,8 +165,7 @@ def test_a_batch_is_its_images():
     batch = jax.jit(jax.vmap(box.multiclass_nms))(corners, scores)
     single = jax.jit(box.multiclass_nms)
     for i in range(3):
-        for got, expected in zip(batch, single(corners[i], scores[i]), strict=True):
-            np.testing.assert_array_equal(got[i], expected)
+        chex.assert_trees_all_equal([x[i] for x in batch], list(single(corners[i], scores[i])))
 
 
 def test_wrong_shapes_are_named():

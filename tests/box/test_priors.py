@@ -131,7 +131,7 @@ def test_clip_cuts_corners_not_centres():
 @pytest.mark.parametrize(("name", "moved"), [("SSD300_VOC", 114), ("SSD300_COCO", 114), ("SSD512_VOC", 0)])
 def test_clamped_centres_are_those_of_ssd_pytorch(name, moved):
     spec = SPECS[name]
-    rows = []  # its loop: the centre of cell (i, j) is (j + 0.5) / (image / step), and everything is held to 0..1
+    rows = []  # as in its loop, the centre of cell (i, j) is (j + 0.5) / (image / step), clipped to 0..1
     for grid, step, boxes in zip(spec.grids, spec.steps, spec.per_cell, strict=True):
         for i, j in np.ndindex(grid, grid):
             rows += [[(x + 0.5) / (spec.image_size / step) for x in (j, i)]] * boxes
@@ -155,7 +155,7 @@ def test_linear_spec_with_the_papers_extra_first_scale():
     assert len(box.make_priors(spec)) == 4 * 56**2 + 6 * (28**2 + 14**2 + 7**2) + 4 * (4**2 + 2**2)
 
 
-def test_an_ill_formed_spec_is_named():
+def test_a_spec_that_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"PriorSpec.sizes must have 3 entries for 2 maps; got \(1, 2\)"):
         box.PriorSpec(8, (2, 1), (4, 8), (1, 2), ((), ()))
     with pytest.raises(ValueError, match=r"must be positive; got PriorSpec\(image_size=8, grids=\(0,\)"):

@@ -1,7 +1,8 @@
-"""The functions inside other people's programs: sharded, in 64 bits, with strict promotion, with masks of numbers."""
+"""The functions work in other programs: sharded, in 64 bits, with strict promotion, with masks of numbers."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,9 +51,7 @@ ARGUMENTS = GROUND_TRUTH, LABELS, OFFSETS, LOGITS
 
 
 def assert_same(results, wanted):
-    for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(wanted), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(results, wanted, rtol=1e-6, atol=1e-6, strict=True)
 
 
 @FUNCTIONS
@@ -81,7 +80,7 @@ def test_no_ground_truth_is_float32_too():
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float32])
 def test_a_mask_may_be_of_numbers(dtype):
-    mask = LABELS[0].astype(dtype) * 85  # as 0 and 255 of an image
+    mask = LABELS[0].astype(dtype) * 85  # 0 and 85 and more, as in the masks of image files
     np.testing.assert_array_equal(
         box.match(GROUND_TRUTH[0], mask, PRIORS), box.match(GROUND_TRUTH[0], mask > 0, PRIORS)
     )
@@ -91,7 +90,7 @@ def test_a_mask_may_be_of_numbers(dtype):
     assert np.any(wanted)
 
 
-def test_sizes_and_variances_may_be_traced_where_boxes_are_not():
+def test_sizes_and_variances_may_be_traced_while_boxes_are_not():
     corners = CORNERS[:3]
     size, variances = jnp.array([200, 400]), jnp.array([0.1, 0.1, 0.2, 0.2])
     np.testing.assert_allclose(
@@ -105,7 +104,7 @@ def test_sizes_and_variances_may_be_traced_where_boxes_are_not():
 
 
 @pytest.mark.parametrize("label", [-1, 4])
-def test_a_label_that_is_none_spoils_the_loss_and_its_gradient(label):
+def test_a_label_out_of_range_makes_the_loss_and_its_gradient_nan(label):
     labels = np.zeros(len(PRIORS), np.int32)
     labels[3] = label
     value, slope = jax.vmap(jax.value_and_grad(lambda row, label: loss.cross_entropy(row[None], label[None])[0]))(

@@ -1,4 +1,4 @@
-"""Properties of the box maths over generated cases.
+"""Properties of the box functions over generated cases.
 
 SSD_JAX_PROPERTY_CASES sets how many cases each property gets; the default keeps the whole file near a minute.
 Ties and thresholds are compared exactly, so the boxes of those properties lie on a lattice on which float32 is exact.
@@ -7,6 +7,7 @@ Ties and thresholds are compared exactly, so the boxes of those properties lie o
 import os
 
 import box_oracles as oracles
+import chex
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -34,14 +35,14 @@ def floats(shape, low, high):
 
 
 def lattice(count, low=-8, high=24, unit=16):
-    """Corners [count, 4] on a lattice, some of them inverted or without area, some the same."""
+    """Draw corners [count, 4] on a lattice; some are inverted, without area or equal."""
     return hnp.arrays(np.int32, (count, 4), elements=st.integers(low, high)).map(
         lambda corners: (corners / unit).astype(np.float32)
     )
 
 
 def proper(count):
-    """Corners [count, 4] with sides from 1/64 to 1."""
+    """Draw corners [count, 4] with sides from 1/64 to 1."""
     return st.tuples(floats((count, 2), -0.5, 1), floats((count, 2), 1 / 64, 1)).map(
         lambda parts: np.concatenate([parts[0], parts[0] + parts[1]], axis=1)
     )
@@ -135,7 +136,7 @@ def test_the_overlaps_are_ordered_and_bounded(a, b):
 
 @jax.jit
 def everything(a, b):
-    """A value from every differentiable function, and its gradients."""
+    """Compute a value from every differentiable function, and its gradients."""
 
     def total(a, b):
         pairs = [pairwise(a, b) for pairwise, _ in OVERLAPS.values()]
@@ -151,11 +152,9 @@ def everything(a, b):
 @hypothesis.given(anything | lattice(G), anything | lattice(G))
 def test_any_finite_input_gives_finite_values_and_gradients(a, b):
     value, slopes = everything(a, b)
-    assert np.isfinite(value)
-    assert all(np.all(np.isfinite(slope)) for slope in slopes)
-    for pairwise, _ in OVERLAPS.values():
-        assert np.all(np.isfinite(pairwise(a, b)))
-    assert np.all(np.isfinite(box.encode(a, b))) and np.all(np.isfinite(box.decode(a, b)))
+    chex.assert_tree_all_finite((value, slopes))
+    overlaps = [pairwise(a, b) for pairwise, _ in OVERLAPS.values()]
+    chex.assert_tree_all_finite((overlaps, box.encode(a, b), box.decode(a, b)))
 
 
 @property_test
@@ -261,8 +260,8 @@ def test_soft_nms_is_the_loop(corners, ranks):
     np.testing.assert_allclose(decayed[: len(taken)], np.where(values > 0.1, values, 0), atol=1e-5)
 
 
-def test_the_profile_asks_for_two_thousand_cases():
+def test_by_default_there_are_two_thousand_cases_or_more():
     properties = [f for f in globals().values() if hasattr(f, "is_hypothesis_test")]
     if "SSD_JAX_PROPERTY_CASES" in os.environ:
-        pytest.skip("a profile of another size was asked for")
+        pytest.skip("SSD_JAX_PROPERTY_CASES asks for another number")
     assert len(properties) * CASES >= 2000
