@@ -45,7 +45,7 @@ def drawn(count):
 class Images:
     """Files with three objects each, over and over, as long as VOC2007 and VOC2012 together."""
 
-    class_names = ("one", "two", "three")
+    class_names: tuple[str, ...] = ("one", "two", "three")
     inclusive = False
 
     def __init__(self, files, length=16_551):

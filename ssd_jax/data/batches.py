@@ -210,8 +210,8 @@ class _Reader:
             if index not in self._unreadable:
                 self._unreadable.add(index)
                 logger.warning("%s: %s", name, error)
-        if self.size_differs(example, image):
-            self._report_size(index, example, image)
+        if image is not None and example.size and self.size_differs(example, image):
+            self._report_size(index, example, example.size, image)
         return dataclasses.replace(example, image=b""), image
 
     @staticmethod
@@ -221,8 +221,8 @@ class _Reader:
             return False
         return tuple(example.size) != image.shape[:2]
 
-    def _report_size(self, index: int, example: Example, image: np.ndarray):
-        sizes = [f"{width} x {height}" for height, width in (image.shape[:2], example.size)]
+    def _report_size(self, index: int, example: Example, declared: tuple[int, int], image: np.ndarray) -> None:
+        sizes = [f"{width} x {height}" for height, width in (image.shape[:2], declared)]
         message = f"{example.image_id}: the size in the annotation must be the image's, {sizes[0]}; got {sizes[1]}"
         if self._strict or example.options.size_mismatch == "error":
             raise ValueError(message)

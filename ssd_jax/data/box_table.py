@@ -63,7 +63,7 @@ class BoxTable:
         ):
             if not len(owners):
                 continue
-            found = f"{len(owners)}, in {some([names[i] for i in dict.fromkeys(owners.tolist())])}"
+            found = f"{len(owners)}, in {some([names[int(i)] for i in dict.fromkeys(owners.tolist())])}"
             if strict:
                 raise ValueError(f"{where}: with strict, boxes must not {what}; got {found}")
             logger.warning("%s: boxes that %s were %s: %s", where, what, done, found)

@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssd_jax.data.coco import open_coco
 from ssd_jax.data.combine import Joined, OnlyClasses, Subset
@@ -29,8 +29,8 @@ def open_source(
     allow_outside: bool = False,
     max_pixels: int = DEFAULTS.max_pixels,
     max_annotation_bytes: int = DEFAULTS.max_annotation_bytes,
-    exif: str = DEFAULTS.exif,
-    size_mismatch: str = DEFAULTS.size_mismatch,
+    exif: Literal["auto", "turn", "ignore"] = DEFAULTS.exif,
+    size_mismatch: Literal["warn", "error", "ignore"] = DEFAULTS.size_mismatch,
     image_size: int = 96,
 ) -> Source:
     """Open a dataset.

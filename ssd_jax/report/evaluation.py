@@ -102,6 +102,7 @@ def analyse(record: Record, *, spec: box.PriorSpec | None = None, replicates: in
     errors = find_errors(metric)
     eleven = metric.compute(interpolation="11point")
     area = metric.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
+    assert "mAP_over_iou" in area and "AP_over_iou" in area  # as the thresholds were given; a type checker needs it
     weights = resamples(len(record.image_ids), replicates, seed=seed)
     intervals = {
         kind: Interval(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ssd_jax.augment import AugmentOptions, augment
@@ -37,7 +38,7 @@ class Sums(NamedTuple):
 def make_train_step(
     model: SSD,
     optimizer: optax.GradientTransformation,
-    priors: jax.Array,
+    priors: jax.Array | np.ndarray,
     augment_options: AugmentOptions,
     *,
     accumulate: int = 1,
