@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.installed-lint
+lint: $(VENV)/.installed-lint types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+Device = Any  # jax.Device, which type checkers take for a variable
 AXIS = "batch"
 SHUTDOWN_TIMEOUT = 15  # seconds that a process waits for the others when it ends
 
@@ -125,7 +126,7 @@ def objects_of_every_process(value: Any) -> list[Any]:
     return [pickle.loads(row[:length].tobytes()) for row, length in zip(padded, lengths.tolist(), strict=True)]
 
 
-def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
+def over_devices(step: Callable[..., Any], devices: Sequence[Device] | None = None) -> Callable[..., Any]:
     """Run `step(state, batch, key) -> (state, metrics)` on every device, each with its share of the batch.
 
     The state keeps its single-device shape, as argument and as result, and is donated. `step` must sum over `AXIS`,
@@ -135,7 +136,7 @@ def over_devices(step: Callable[..., Any], devices: Sequence[jax.Device] | None 
     return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
 
 
-def put_on_devices(state: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+def put_on_devices(state: Any, devices: Sequence[Device] | None = None) -> Any:
     """Place a new or restored state as the step of `over_devices` returns it.
 
     Otherwise the second step would be compiled again, because its input is placed in another way.

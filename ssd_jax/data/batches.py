@@ -78,7 +78,7 @@ def train_batches(
     def load(index: int) -> Row:
         example, image = read(index)
         readable, size_differs = image is not None, read.size_differs(example, image)
-        if readable:
+        if image is not None:
             image = np.ascontiguousarray(shrink(image, canvas_size))  # no view that keeps a larger array alive
         else:
             image = np.full((canvas_size, canvas_size, 3), GREY, np.uint8)

@@ -140,7 +140,7 @@ def _function(path: str) -> Callable[[str], Source]:
 
 
 def _with_classes(source: Source, class_names: tuple[str, ...], drop_other_classes: bool) -> Source:
-    """Number the classes as in `class_names`, by name."""
+    """Give the classes the numbers that they have in `class_names`, by name."""
     if not class_names or class_names == tuple(source.class_names):
         return source
     used = getattr(source, "used_class_names", source.class_names)  # only a COCO file knows which have objects
