@@ -1,10 +1,12 @@
 """Checkpoints of a run: its state, and what inference needs to use it. The only file that imports orbax."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import logging
 import math
+import os
 import sys
 import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -26,6 +28,9 @@ IMPORTED = 0
 """The step of weights that were imported: there is no optimizer state to resume from."""
 ITEMS = ("state", "description")
 """The folders that every checkpoint has. "checksums" is missing in those of versions before 0.1."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
+"""What tensorstore says at the end of a long text."""
 
 logger = logging.getLogger("ssd_jax")
 
@@ -64,6 +69,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
         elif not self.directory.is_dir():
             raise FileNotFoundError(f"no checkpoints: there is no folder {self.directory}")
+        _hide_errors_of_threads()
         number = topology().process
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -231,6 +237,15 @@ class Checkpoints:
                 raise ValueError(f"{self._folder(step)}: weights must be finite; got NaN or infinity in {name}")
         return variables
 
+    def check(self) -> None:
+        """Raise the error of a save in the background, if there was one; do not wait.
+
+        Raises:
+          OSError: in one line, if a checkpoint could not be written.
+        """
+        with self._writing():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Return when every save that was started is complete."""
         with self._writing():
@@ -262,15 +277,13 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError) as error:  # tensorstore says ValueError when the disk is full
-            reason = str(error).splitlines()[0]
+            refused = [os.strerror(number) for number in DISK_ERRORS if os.strerror(number) in str(error)]
+            reason = refused[0] if refused else str(error).splitlines()[0]
             raise OSError(f"cannot save a checkpoint in {self.directory}, those there are whole: {reason}") from error
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
         """Turn what Orbax, tensorstore and JSON raise at damaged files, which is of any type, into one line."""
-        logging.getLogger("asyncio").addFilter(_is_no_late_error)  # once: it is the same filter
-        hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(_hide_late_callback, hook)
         try:
             yield
         except (DamagedCheckpoint, PermissionError, MemoryError):
@@ -278,8 +291,6 @@ class Checkpoints:
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec=")[0]
             raise DamagedCheckpoint(f"{self._folder(step)}: a checkpoint must be whole; got {reason}") from error
-        else:
-            sys.unraisablehook = hook
 
     def _read_json(self, step: int, item: str) -> dict[str, Any]:
         with self._reading(step):
@@ -329,16 +340,23 @@ class _NewestAndBest:
         return [step in staying for step in steps]
 
 
+def _hide_errors_of_threads() -> None:
+    """Hide the tracebacks of Orbax's threads: their first error is also raised in our thread, as one line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
+    if getattr(sys.unraisablehook, "func", None) is not _hide_late_callback:
+        sys.unraisablehook = functools.partial(_hide_late_callback, sys.unraisablehook)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    if not record.exc_info:
+        return True
+    return "orbax" not in record.pathname and "[tensorstore_spec=" not in str(record.exc_info[1])
+
+
 def _hide_late_callback(hook: Callable[[Any], None], unraisable: Any) -> None:
-    """Do not print that a read ended after another one had failed: Orbax has closed the loop that it reports to."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    if str(unraisable.exc_value) != "Event loop is closed":  # Orbax closed it at the first error, while others waited
         hook(unraisable)
-
-
-def _is_no_late_error(record: logging.LogRecord) -> bool:
-    """Do not log that a read failed after another one had: the first error is the one that is raised."""
-    error = record.exc_info[1] if record.exc_info else None
-    return "[tensorstore_spec=" not in str(error)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

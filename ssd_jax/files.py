@@ -1,6 +1,7 @@
 """Regular files, files that are written whole or not at all, JSON, and folders that one run at a time may write."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger("ssd_jax")
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What some network file systems answer to a lock."""
 
 
 def read_bytes(path: str | Path, *, most: int | None = None) -> bytes:
@@ -95,19 +99,22 @@ def only_run(folder: Path) -> Iterator[None]:
       ValueError: if another process holds the lock.
     """
     path = folder / ".lock"
-    with path.open("a+", encoding="utf-8") as file:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         except BlockingIOError:
-            file.seek(0)
-            raise ValueError(f"{folder}: only one run may use a workdir at a time; got {file.read()}") from None
-        except OSError as error:  # some network file systems have no locks
+            holder = os.pread(file, 1000, 0).decode(errors="replace")
+            raise ValueError(f"{folder}: only one run may use a workdir at a time; got {holder}") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise with_path(error, path) from error
             logger.warning("%s: cannot be locked (%s): start no second run in this workdir", path, error.strerror)
-        else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
         yield
+    finally:
+        os.close(file)
 
 
 def write_json(path: str | Path, value: Any) -> None:

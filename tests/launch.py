@@ -13,8 +13,17 @@ from ssd_jax.checkpoint import Checkpoints
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start_training(workdir, *arguments, devices, cache):
-    """Start train.py with `arguments` on so many fake devices; `cache` is a folder for compiled programs."""
+def start_training(workdir, *arguments, devices, cache, **options):
+    """Start train.py with `arguments`, as `start` does."""
+    script = ("train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}")
+    return start(*script, *arguments, devices=devices, cache=cache, **options)
+
+
+def start(*arguments, devices, cache, **options):
+    """Start Python with `arguments` on so many fake devices.
+
+    `cache` is a folder for compiled programs, and `options` are those of `subprocess.Popen`.
+    """
     environment = os.environ | {
         "XLA_FLAGS": xla.flags(devices),
         "NPROC": "16",  # keeps jax <= 0.11.2 from deadlocking on fake devices
@@ -23,9 +32,8 @@ def start_training(workdir, *arguments, devices, cache):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT / "tests"),
     }
-    command = [sys.executable, "train.py", "--config=tests/shapes_config.py", f"--workdir={workdir}", *arguments]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, **options)
 
 
 def lines(workdir):

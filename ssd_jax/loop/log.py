@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from ssd_jax.files import append_text, to_json, with_path, write_text
@@ -91,22 +92,23 @@ class _Board:
     def __init__(self, folder: Path, start_step: int) -> None:
         self._folder = folder
         folder.mkdir(exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"))
+        self._write(Event(file_version="brain.Event:2"))
         if start_step:  # TensorBoard then drops the events of an interrupted run from this step on
             self._write(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, *summaries: Any) -> None:
-        for value in summaries:
-            self._write(Event(step=step, summary=value))
+        self._write(*(Event(step=step, summary=value) for value in summaries))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every event was flushed, or raised its error, when it was written
             self._file.close()
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
+    def _write(self, *events: Any) -> None:
         try:
-            self._file.write_event(event)
+            for event in events:
+                event.wall_time = time.time()
+                self._file.write(event.SerializeToString())
             self._file.flush()
         except OSError as error:
             raise with_path(error, self._folder) from error

@@ -124,6 +124,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
 
                 # Log. This raises where the loss is not finite, so that such a state is never saved.
                 if logs or stops:
+                    checkpoints.check()
                     unreadable.check()
                     scalars = meter.close()
                     updates = step - scalars.get("skipped_steps", 0)
