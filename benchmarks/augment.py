@@ -1,10 +1,10 @@
-"""Time of the augmentation on the device, against Caffe's way on one core of the host.
+"""Time the augmentation on the device against Caffe's on one core of the host.
 
     python benchmarks/augment.py [--batch 128] [--repeat 20] [--step_ms 60]
 
-Prints, for each setting, milliseconds an image on the device (the median call, vmapped and jitted) and on the host
-(NumPy and OpenCV, one thread, decoding left out on both sides), their ratio, and what share of a training step of
-`--step_ms` the batch takes.
+For each setting it prints the milliseconds per image on the device (median of the calls, vmapped and compiled) and on
+the host (NumPy and OpenCV, one thread), both without decoding; their ratio; and the time of the batch as a share of a
+training step of `--step_ms`.
 """
 
 import argparse
@@ -80,12 +80,12 @@ def main():
             names: host_ms(batch, image_size, names, 10 * arguments.repeat) for names in (INTERPOLATIONS, ("linear",))
         }
         for name, options in OPTIONS.items():
-            ours = device_ms(batch, image_size, options, arguments.repeat)
-            theirs = host[options.interpolations]
-            share = ours * arguments.batch / arguments.step_ms
-            text = f"{canvas:6} {image_size:5}  {name:28} {ours:7.3f} ms"
+            on_device = device_ms(batch, image_size, options, arguments.repeat)
+            on_host = host[options.interpolations]
+            share = on_device * arguments.batch / arguments.step_ms
+            text = f"{canvas:6} {image_size:5}  {name:28} {on_device:7.3f} ms"
             if options is not NO_AUGMENTATION and options.hue_probability:
-                text += f" {theirs:7.3f} ms {theirs / ours:6.1f}x"
+                text += f" {on_host:7.3f} ms {on_host / on_device:6.1f}x"
             else:
                 text += f" {'':10} {'':7}"
             print(f"{text} {share:10.1%}", flush=True)

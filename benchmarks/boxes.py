@@ -1,9 +1,9 @@
-"""Times of the box maths: ours, the same written naively under jit, and PyTorch's where torch is installed.
+"""Time the box functions against a naive form under jit, and against PyTorch where torch is installed.
 
     python benchmarks/boxes.py [--repeats=5] [--markdown=FILE]
 
-Each row runs its variants in turn in one process, so that a busy machine slows all of them, and gives the least time
-of each and its ratio to ours. The naive formulations give the same answers as ours, which is checked on every run.
+Each row runs its variants in turn in one process, so that a busy machine slows all of them, and prints the least time
+of ours and the ratios of the others to it. Every run checks that the naive forms give the same results.
 """
 
 import argparse
@@ -26,11 +26,11 @@ CORNERS = box.center_to_corner(PRIORS)
 P = len(PRIORS)
 
 
-# Naive formulations: the loops of the tests' oracles, as one writes them for jit.
+# Naive forms: the loops of the tests' oracles, written for jit.
 
 
 def naive_match(corners, valid):
-    """Greedy bipartite matching one pair at a time over all of [G, P], then the threshold."""
+    """Match greedily, one pair at a time over all of [G, P], then by the threshold."""
     overlap = jnp.where(valid[:, None], box.iou(corners, CORNERS), 0)
 
     def take(_, state):
@@ -48,13 +48,13 @@ def naive_match(corners, valid):
 
 
 def naive_mining(losses, positive):
-    """Two sorts: the rank of each negative's loss."""
+    """Choose negatives by the rank of their loss, from two sorts."""
     rank = jnp.argsort(jnp.argsort(jnp.where(positive, jnp.inf, -losses)))
     return (rank < 3 * jnp.sum(positive)) & ~positive
 
 
 def naive_nms(corners, scores):
-    """One pass over the candidates, in order, of one class."""
+    """Suppress boxes of one class in one pass over the candidates, in their order."""
     scores, order = jax.lax.top_k(jnp.where(scores > 0.01, scores, -jnp.inf), 400)
     overlaps = box.iou(corners[order], corners[order]) > 0.45
 
@@ -85,7 +85,7 @@ def naive_loss(offsets, logits, target_offsets, target_labels):
     return jnp.sum(jnp.where(positive, error, 0)), jnp.sum(jnp.where(chosen, entropy, 0)), jnp.sum(positive)
 
 
-# PyTorch, written as its detection reference does: each image in a Python loop, ground truth not padded.
+# PyTorch, written like its detection reference: a Python loop over images, ground truth not padded.
 
 
 def torch_iou(a, b):
@@ -96,7 +96,7 @@ def torch_iou(a, b):
 
 
 def torch_match(corners, valid):
-    """The forced match of each box's best prior and the threshold: less than ours, which serves every box."""
+    """Match each box's best prior, then by the threshold; ours does more, since it gives each box a prior."""
     priors, found = torch.from_numpy(CORNERS), []
     for truth in torch.from_numpy(corners):
         overlap = torch_iou(truth, priors)
@@ -134,7 +134,7 @@ def torch_match_and_loss(corners, labels, offsets, logits):
 
 
 def torch_multiclass_nms(corners, scores):
-    """Greedy suppression, a row of overlaps at a time; torchvision's compiled operator is not part of torch."""
+    """Suppress greedily, one row of overlaps at a time; torchvision's compiled operator is not part of torch."""
     found = []
     for boxes, table in zip(torch.from_numpy(corners), torch.from_numpy(scores), strict=True):
         kept = []
@@ -169,7 +169,7 @@ def heads(images, classes, seed=0):
 
 
 def predictions(images, classes, *, trained, seed=0):
-    """Boxes and scores: of 8 objects an image, each found by many priors, or of a network that knows nothing."""
+    """Make boxes and scores: of 8 objects in an image, each found by many priors, or of an untrained network."""
     offsets, logits = heads(images, classes, seed)
     if trained:
         logits[..., 0] += 9
@@ -191,10 +191,10 @@ def same(ours, naive):
 
 
 class Comparison(Table):
-    """Rows of milliseconds an image."""
+    """A table of milliseconds per image."""
 
     def __init__(self, repeats):
-        super().__init__("what", "images", "ours, ms an image", "naive / ours", "torch / ours")
+        super().__init__("what", "images", "ours, ms per image", "naive / ours", "torch / ours")
         self.repeats = repeats
 
     def compare(self, what, images, ours, naive=None, other=None):
@@ -225,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--markdown", help="also write the table to this file")
-    parser.add_argument("--quick", action="store_true", help="leave out the slow rows and how cost grows")
+    parser.add_argument("--quick", action="store_true", help="skip the slow rows and the growth of the cost")
     options = parser.parse_args()
     table = Comparison(options.repeats)
 
@@ -281,7 +281,7 @@ def main():
 
 
 def growth(table):
-    """How the cost an image grows with G, P, C and B: no step worse than linear in B and P."""
+    """Measure how the cost of an image grows with G, P, C and B; no step may grow faster than linearly in B and P."""
     for count in (8, 16, 32, 64, 128):
         corners, labels = ground_truth(8, count)
         table.compare(f"match, G = {count}", 8, batched(lambda c, v: box.match(c, v, PRIORS), corners, labels > 0))

@@ -1,6 +1,6 @@
-"""SSD's augmentation as Caffe does it, image by image on the host: the reference of tests and benchmarks.
+"""The augmentation of SSD as in Caffe, image by image on the host: the reference of tests and benchmarks.
 
-Written from the description of Caffe's layers, in plain Python, NumPy and OpenCV; images are uint8 RGB.
+It follows the description of Caffe's layers, in plain Python, NumPy and OpenCV; images are uint8 RGB.
 """
 
 import math
@@ -20,7 +20,7 @@ INTERPOLATIONS = {
 
 
 def saturate(levels):
-    """Levels rounded and clipped to uint8, as OpenCV's arithmetic does."""
+    """Round and clip levels to uint8, as OpenCV's arithmetic does."""
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
@@ -74,7 +74,7 @@ def iou(a, b):
 
 
 def crop_candidates(rng, boxes, *, trials=50):
-    """One entry for each sampler: its first window that some object overlaps enough, or None."""
+    """Find for each sampler its first window that overlaps an object enough, or None."""
     found = []
     for wanted in MIN_IOUS:
         windows = (random_window(rng) for _ in range(trials))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times that can be compared, tables, and the name of the machine."""
+"""Shared by the benchmarks: comparable times, tables, and the name of the machine."""
 
 import datetime
 import importlib.metadata
@@ -11,16 +11,16 @@ import jax
 
 
 def seconds(run):
-    """Time one call, to the end of what it computes."""
+    """Time one call, until its results are computed."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
 
 
 def best_times(variants, repeats):
-    """Least seconds of each variant over rounds in which each runs once; the first, uncounted, compiles.
+    """Return the least seconds of each variant over rounds in which each variant runs once.
 
-    A busy machine then slows all variants alike.
+    The variants take turns, so that a busy machine slows all alike. The first round compiles and is not counted.
     """
     found = {name: [] for name in variants}
     for i in range(repeats + 1):
@@ -32,7 +32,7 @@ def best_times(variants, repeats):
 
 
 class Table:
-    """A Markdown table, printed row by row."""
+    """A Markdown table that is printed row by row."""
 
     def __init__(self, *columns):
         self.lines = []
@@ -45,7 +45,7 @@ class Table:
 
 
 def machine(*packages):
-    """One line: device, date, and versions of Python, jax and those `packages` that are installed."""
+    """Describe in one line the device, the date, and the versions of Python, jax and installed `packages`."""
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else f"{processor()}, {os.cpu_count()} cores"
     versions = [f"Python {platform.python_version()}", f"jax {jax.__version__}"]
