@@ -372,7 +372,7 @@ FAULTY: dict[str, Target] = {
     "faulty_nameless": _fault(lambda path: _raise(ValueError("something is bad"))),
     "faulty_hang": _fault(lambda path: [0 for i in iter(int, 1)]),
     "faulty_stuck": _fault(lambda path: sum(itertools.repeat(0))),  # no signal handler of Python's runs in it
-    "faulty_memory": _fault(lambda path: [bytearray(b"x" * (1 << 20)) for _ in range(600)] and None),
+    "faulty_memory": _fault(lambda path: [bytearray(b"x" * (1 << 20)) for _ in range(2 * MEGABYTES)] and None),
     "faulty_memory_limit": _fault(lambda path: b"x" * (1 << 40)),
     "faulty_crash": _fault(lambda path: os.kill(os.getpid(), signal.SIGSEGV)),
 }

@@ -106,6 +106,6 @@ def test_an_epoch(name, request, tmp_path, caplog, capsys):
     left_out = [len(e.boxes) - 24 for e in open_source(kind, training, **options) if len(e.boxes) > 24]
     totals = [r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes")]
     assert totals == [
-        f"max_boxes = 24 leaves out {sum(left_out)} objects of {len(left_out)} images, among the first {seen} "
+        f"max_boxes = 24: {sum(left_out)} objects of {len(left_out)} images were dropped, among the first {seen} "
         "that this process read"
     ] * bool(left_out)

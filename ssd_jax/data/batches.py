@@ -15,14 +15,14 @@ from ssd_jax.data.image import GREY, shrink, warp
 
 logger = logging.getLogger("ssd_jax")
 
-EPOCHS = 10**9  # more than any run takes; Grain's own "for ever" overflows in batches of one image
-NAMED = 10  # images with too many objects that are named; all are counted
+EPOCHS = 10**9  # more than any run has; Grain's own endless repetition overflows with batches of one image
+NAMED = 10  # number of images to name in warnings of one kind
 SIZES_DIFFER = "the size in the annotation is not the image's: %d of the %d images that this process read"
 NO_OBJECTS = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)  # boxes, labels, difficult
 
 
 class Batch(NamedTuple):
-    """One process's share of a batch: what the devices compute with, and what the host keeps about it."""
+    """One process's share of a batch: arrays for the devices, and information for the host."""
 
     arrays: dict[str, np.ndarray]
     info: dict[str, Any]
@@ -43,9 +43,9 @@ def train_batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches, the first being that of step `start_step`.
+    """Iterate endlessly over shuffled batches, from that of step `start_step` on.
 
-    The order is a new permutation of the source in every epoch, and epochs run into one another. With
+    Every epoch has a new order. A batch may hold the end of an epoch and the start of the next. With
     B = batch_size / process_count, S = canvas_size and G = max_boxes, a batch has the arrays
 
         images    uint8   [B, S, S, 3]  the image at the top left, the rest zero
@@ -57,29 +57,40 @@ def train_batches(
     and the info
 
         index          int32 [B]  place in the source
-        readable       bool  [B]  False: the image is a grey one without boxes
-        size_differs   bool  [B]  the image is of another size than its annotation says
-        dropped_boxes  int32 [B]  objects beyond G, which are not in `boxes`
+        readable       bool  [B]  False: the image cannot be decoded, and is replaced by a grey one without boxes
+        size_differs   bool  [B]  the size in the annotation is not the image's
+        dropped_boxes  int32 [B]  number of objects beyond G, which are not in `boxes`
 
-    Difficult objects are trained on, as in Caffe (`train_on_diff_gt`), unless `train_difficult` is False. Of a
-    image with more than G objects the G largest are trained on; the first ten such images are named in
-    warnings, and one more gives the total when as many images were read as the source has. An image that cannot
-    be read is named in a warning, once; the caller decides how many are too many. With `strict`, either is a
-    `ValueError`.
+    Warnings name each unreadable image, and the first ten images with dropped boxes or of another size. After an
+    epoch, one more warning counts them.
 
-    Up to `cache_gb` gigabytes of decoded images, shrunk to the canvas but without its margin, and their boxes are
-    kept in memory, in every process, so that later epochs neither read nor decode them.
+    Args:
+      source: the dataset.
+      batch_size: number of images in the batches of all processes together.
+      canvas_size: larger images are shrunk to this size.
+      max_boxes: largest number of objects of an image; of more, the largest are kept.
+      seed: decides the order.
+      start_step: number of batches to skip.
+      train_difficult: keep difficult objects, as Caffe does (`train_on_diff_gt`).
+      strict: raise `ValueError` where there would be a warning.
+      cache_gb: gigabytes of decoded and shrunk images to keep in memory, in every process, for later epochs.
+      process_index: which process this is, from 0.
+      process_count: number of processes.
+      threads: threads that read and decode; 0 does it when a batch is asked for.
+
+    Raises:
+      ValueError: an argument breaks a rule; with `strict`, also the data.
     """
     _check_share(source, batch_size, process_index, process_count)
     if max_boxes < 1 or start_step < 0:
-        raise ValueError(f"max_boxes is at least 1 and start_step at least 0; got {max_boxes}, {start_step}")
+        raise ValueError(f"max_boxes must be at least 1 and start_step at least 0; got {max_boxes}, {start_step}")
     read = _Reader(source, strict=strict)
 
     def load(index: int) -> Row:
         example, image = read(index)
         readable, size_differs = image is not None, read.size_differs(example, image)
         if image is not None:
-            image = np.ascontiguousarray(shrink(image, canvas_size))  # no view that keeps a larger array alive
+            image = np.ascontiguousarray(shrink(image, canvas_size))  # a view would keep the larger array in memory
         else:
             image = np.full((canvas_size, canvas_size, 3), GREY, np.uint8)
         chosen = readable & (train_difficult | ~example.difficult)  # [n]
@@ -119,7 +130,7 @@ def eval_batches(
     process_count: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
-    """Every image once, in order; the last batch is padded, so all have one shape in all processes.
+    """Iterate once over all images, in order. The last batch is padded, so that all batches have the same shape.
 
     With B = batch_size / process_count and S = image_size, a batch has the arrays
 
@@ -127,12 +138,25 @@ def eval_batches(
 
     and the info
 
-        index     int32 [B]    place in the source; -1 = padding row
-        sizes     int32 [B, 2] the image's own (h, w); 0 where there is none
-        readable  bool  [B]    the row holds an image: False in padding rows, and for a file that cannot be read
-                               (index >= 0; logged once by name; a `ValueError` if `strict`)
-        size_differs  bool [B] the image is of another size than its annotation says
-        examples  list of B    the row's `Example` without its image: the ground truth; None in padding rows
+        index         int32 [B]     place in the source; -1 in padding rows
+        sizes         int32 [B, 2]  (h, w) of the image in the file; 0 if it is unreadable, and in padding rows
+        readable      bool  [B]     False: the image cannot be decoded, or this is a padding row
+        size_differs  bool  [B]     the size in the annotation is not the image's
+        examples      list of B     the ground truth: `Example`s without their images; None in padding rows
+
+    Warnings name each unreadable image, and the first ten of another size; a last one counts these.
+
+    Args:
+      source: the dataset.
+      batch_size: number of images in the batches of all processes together.
+      image_size: S.
+      strict: raise `ValueError` where there would be a warning.
+      process_index: which process this is, from 0.
+      process_count: number of processes.
+      threads: see `train_batches`.
+
+    Raises:
+      ValueError: an argument breaks a rule; with `strict`, also the data.
     """
     _check_share(source, batch_size, process_index, process_count)
     read = _Reader(source, strict=strict)
@@ -176,20 +200,20 @@ def _batches(
 
 def _check_share(source: Source, batch_size: int, process_index: int, process_count: int):
     if not len(source):
-        raise ValueError("a source has at least one image; this one is empty")
+        raise ValueError("a source must have at least one image; this one is empty")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size is a positive multiple of the number of processes; got {batch_size} for {process_count}"
+            f"batch_size must be a positive multiple of the number of processes; got {batch_size} for {process_count}"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is in [0, process_count); got {process_index} of {process_count}")
+        raise ValueError(f"process_index must be in [0, process_count); got {process_index} of {process_count}")
 
 
 class _Reader:
     """Read an example and decode its image.
 
-    An image that cannot be read is None, with one warning, or a `ValueError` if `strict`. The example that is
-    returned holds no image, so that nothing keeps the encoded file in memory.
+    An unreadable image is None, with one warning, or with `strict` a `ValueError`. The example is returned without
+    its encoded image, so that the file does not stay in memory.
     """
 
     def __init__(self, source: Source, *, strict: bool):
@@ -206,7 +230,7 @@ class _Reader:
             image = example.decode()
         except UnreadableImage as error:
             if self._strict:
-                raise ValueError(f"strict data has no image that cannot be read; {name}: {error}") from None
+                raise ValueError(f"{name}: with strict, every image must be readable; got: {error}") from None
             if index not in self._unreadable:
                 self._unreadable.add(index)
                 logger.warning("%s: %s", name, error)
@@ -232,7 +256,7 @@ class _Reader:
 
 
 def _load_rows(load: Callable[[int], Row], indices: np.ndarray, size: int) -> tuple[np.ndarray, list[Row]]:
-    """Load the rows; copy each image, of any size, to the top left of its canvas while it is in the CPU's cache."""
+    """Load rows. Each image is copied to the top left of its canvas at once, while the CPU's cache holds it."""
     images = np.empty((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
     rows = []
     for canvas, index in zip(images, indices.tolist(), strict=True):
@@ -251,7 +275,7 @@ def _stack(rows: list[Row], names: tuple[str, ...]) -> dict[str, np.ndarray]:
 def _counting(
     batches: Iterator[Batch], source: Source, *, batch_size: int, max_boxes: int, strict: bool
 ) -> Iterator[Batch]:
-    """Hand on the batches; tell of the objects that they leave out."""
+    """Pass the batches on, and warn of dropped boxes and of images of another size than annotated."""
     dropped: dict[int, int] = {}  # number of boxes, by image
     differing: set[int] = set()
     unread, read = len(source), 0  # by all processes; by this one
@@ -262,16 +286,16 @@ def _counting(
             dropped[index] = n
             if not strict and len(dropped) > NAMED:
                 continue
-            what = f"{source[index].image_id}: {n + max_boxes} objects, but max_boxes is {max_boxes}"
+            name, count = source[index].image_id, n + max_boxes
             if strict:
-                raise ValueError(f"strict data leaves no object out; {what}")
-            logger.warning("%s: the %d smallest are not trained on", what, n)
+                raise ValueError(f"{name}: with strict, objects must be at most max_boxes, {max_boxes}; got {count}")
+            logger.warning("%s: of %d objects, the %d smallest are dropped (max_boxes)", name, count, n)
         differing |= set(batch.info["index"][batch.info["size_differs"]].tolist())
         read += len(batch.info["index"])
         before, unread = unread, unread - batch_size
         if dropped and before > 0 >= unread:
             logger.warning(
-                "max_boxes = %d leaves out %d objects of %d images, among the first %d that this process read",
+                "max_boxes = %d: %d objects of %d images were dropped, among the first %d that this process read",
                 max_boxes,
                 sum(dropped.values()),
                 len(dropped),
@@ -283,7 +307,7 @@ def _counting(
 
 
 def _counting_sizes(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Hand on the batches of an evaluation; at the end, count the images that differ from their annotations."""
+    """Pass the batches of an evaluation on; at the end, warn of images of another size than annotated."""
     differing = images = 0
     for batch in batches:
         differing += int(batch.info["size_differs"].sum())
@@ -294,9 +318,9 @@ def _counting_sizes(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> tuple[np.ndarray, np.ndarray]:
-    """[n, 4], [n] -> float32 [G, 4], int32 [G], G = max_boxes; padding is zero, whose label is background.
+    """Pad boxes [n, 4] and labels [n] with zeros to float32 [G, 4] and int32 [G], G = max_boxes.
 
-    Of more than G boxes the G largest stay, in their order; the caller says so.
+    Of more than G boxes, the G largest are kept, in their order.
     """
     if len(boxes) > max_boxes:
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)  # [n]

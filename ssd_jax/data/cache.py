@@ -1,4 +1,4 @@
-"""Rows that are kept in memory once they are loaded."""
+"""A cache of loaded rows in memory."""
 
 import logging
 import threading
@@ -7,18 +7,25 @@ from typing import Any
 
 logger = logging.getLogger("ssd_jax")
 
-Row = dict[str, Any]  # arrays; rows that are cached hold nothing else
+Row = dict[str, Any]  # arrays by name; a cached row has nothing else
 
 
 class Cache:
-    """`load`, whose results are kept up to `gb` gigabytes (10^9 bytes of their arrays); what no longer fits is not.
+    """Memoize `load`, keeping at most `gb` GB of arrays; further rows are loaded each time.
 
-    That not all of `length` rows fit is said once. Results are shared: nobody may write into them.
+    The arrays are shared, so nobody may write into them.
     """
 
     def __init__(self, load: Callable[[int], Row], *, gb: float, length: int):
+        """Start an empty cache.
+
+        Args:
+          load: loads a row by its index.
+          gb: 10^9 bytes of arrays.
+          length: number of rows, for the warning that not all of them fit.
+        """
         if gb < 0:
-            raise ValueError(f"cache_gb is at least 0; got {gb}")
+            raise ValueError(f"cache_gb must be at least 0; got {gb}")
         self._load, self._gb, self._length = load, gb, length
         self._rows: dict[int, Row] = {}
         self._free = gb * 1e9
@@ -26,7 +33,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def __call__(self, index: int) -> Row:
-        """Row `index`, loaded or kept."""
+        """Return row `index`, from memory if it is there."""
         row = self._rows.get(index)
         if row is None:
             row = self._load(index)
@@ -42,7 +49,7 @@ class Cache:
             self._full = size > self._free
             if self._full:
                 logger.warning(
-                    "cache_gb = %g is full with %d of %d images; the others are decoded each time",
+                    "cache_gb = %g: only %d of %d images fit; the others are decoded each time",
                     self._gb,
                     len(self._rows),
                     self._length,

@@ -41,11 +41,11 @@ class Example:
         if shapes != [(n, 4), (n,), (n,)]:
             boxes, labels, difficult = shapes
             raise ValueError(
-                f"an example has boxes [n, 4], labels [n] and difficult [n]; {self.image_id!r} has "
+                f"{self.image_id}: an example must have boxes [n, 4], labels [n] and difficult [n]; got "
                 f"{list(boxes)}, {list(labels)} and {list(difficult)}"
             )
         if n and np.min(self.labels) < 1:
-            raise ValueError(f"object labels count from 1; {self.image_id!r} has {np.min(self.labels)}")
+            raise ValueError(f"{self.image_id}: labels must be at least 1; got {np.min(self.labels)}")
 
     def decode(self) -> np.ndarray:
         """Return the image as RGB uint8 [h, w, 3], turned so that the boxes fit: see `ReadOptions.exif`.

@@ -23,8 +23,8 @@ PILLOW: dict[str, tuple[bytes, Callable]] = {
     "TIFF": (rb"II\*\0|MM\0\*", TiffImagePlugin.TiffImageFile),
     "WebP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
 }
-# A file of so few bytes cannot hold more pixels: deflate packs 1032 bytes of 8 pixels into one, a JPEG has at least
-# two bits for 64 pixels (one in each scan), a BMP two bytes for a run of 255.
+# The best compression of each format. PNG: deflate packs 1032 bytes, each of up to 8 pixels, into one. JPEG: a block
+# of 64 pixels takes at least one bit. BMP: two bytes for a run of 255 pixels.
 MOST_PIXELS_A_BYTE = {"JPEG": 512, "PNG": 8 * 1032, "BMP": 128}
 
 
@@ -67,9 +67,9 @@ def read_header(file: bytes) -> Header:
 
 
 def jpeg_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the marker, start and end of every segment of the header; the last, of `SCAN`, is all that follows it.
+    """Yield the marker, start and end of every segment of the header. The last is `SCAN`, and all that follows it.
 
-    As libjpeg does, skip bytes between segments that belong to none.
+    Bytes between segments that belong to none are skipped, as libjpeg does.
     """
     at = 2
     while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg):
@@ -91,10 +91,10 @@ def has_end(jpeg: bytes) -> bool:
 
 
 def without_extras(jpeg: bytes) -> bytes:
-    """Remove what is no part of the image, but makes libjpeg warn, from a JPEG that has an end.
+    """Remove bytes that make libjpeg warn, though the image is complete, from a JPEG that has an end marker.
 
-    That is bytes between the segments of the header, and equal bytes that fill up the pixels before the end marker.
-    Where such bytes replaced pixels, libjpeg misses these now: so it still warns of a damaged image.
+    These are bytes between the segments of the header, and equal bytes before the end marker, which some encoders
+    write as padding. If the equal bytes replaced pixels, pixels are missing now, and libjpeg still warns.
     """
     *segments, scans = (jpeg[start:end] for _, start, end in jpeg_segments(jpeg))
     pixels = scans.partition(END)[0]

@@ -24,8 +24,8 @@ from ssd_jax.files import read_bytes
 logger = logging.getLogger("ssd_jax")
 
 GREY = 128  # pixels of the image that replaces an unreadable one
-# What libjpeg says of complete images: an encoder may add a byte or two after the pixels, and its newer interface,
-# which simplejpeg uses, does not know all ways to subsample.
+# libjpeg's messages about complete images. Some encoders add a byte or two after the pixels. The interface of libjpeg
+# that simplejpeg uses refuses rare kinds of subsampling.
 HARMLESS = re.compile(
     "determine subsampling level|unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters"
     r"|Inconsistent progression|\b[12] extraneous bytes before marker 0xd9"
@@ -34,16 +34,16 @@ HARMLESS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What the readers of datasets accept, and how they take it.
+    """The limits and choices of the readers of datasets.
 
     Attributes:
-      max_pixels: the largest image, in pixels (height x width). Larger ones are unreadable.
-      max_annotation_bytes: the largest annotation file. Larger ones are an error.
-      exif: whether an image with an EXIF orientation is turned. "auto" turns it, unless the size in its annotation
-        has the other sides exchanged, and so is that of the stored pixels; "turn" and "ignore" do not ask the
-        annotation. Without a size in the annotation, or for a square image, "auto" is "turn".
-      size_mismatch: what happens where the size in the annotation is not the image's: "warn" counts and names the
-        images, "error" refuses them, "ignore" says nothing. Boxes are fractions of the size in the annotation.
+      max_pixels: height x width of the largest image. A larger one is unreadable.
+      max_annotation_bytes: size of the largest annotation file. A larger one is an error.
+      exif: whether images are turned as their EXIF orientation says. "turn": always. "ignore": never, for boxes that
+        were drawn on the stored pixels. "auto": unless the annotation gives the size of the stored pixels.
+      size_mismatch: what to do if the size in the annotation is not the image's. "warn": name the images and count
+        them. "error": raise a `ValueError` when the image is read. "ignore": nothing. Boxes are fractions of the size
+        in the annotation in any case.
     """
 
     max_pixels: int = 100_000_000
@@ -78,21 +78,20 @@ def read(path: Path) -> bytes:
 def decode_image(
     image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
 ) -> np.ndarray:
-    """Decode an image file, or take an array.
+    """Decode an image file, or convert an array.
 
     Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8.
 
     Args:
       image: an encoded file, or uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], which is upright.
-      size: (height, width) that the annotation gives, for images with an EXIF orientation: see `ReadOptions.exif`.
-      options: see `ReadOptions`.
+      size: (height, width) in the annotation, which tells whether it was made on the turned image.
+      options: limits, and what to do about EXIF.
 
     Returns:
       RGB uint8 [h, w, 3].
 
     Raises:
-      UnreadableImage: the image is of no format that we read, too large, damaged, or cut short. Decoders show the
-        missing part of a damaged JPEG as grey, or as other pixels, with no more than a warning.
+      UnreadableImage: the format is unknown, or the image is too large, damaged or cut short.
     """
     if isinstance(image, np.ndarray):
         return _decode_array(image)
@@ -107,10 +106,15 @@ def decode_image(
 def decoded_size(
     image: bytes | np.ndarray, *, size: tuple[int, int] | None = None, options: ReadOptions = DEFAULTS
 ) -> tuple[int, int]:
-    """Return (height, width) of the array that `decode_image` makes, from the header alone.
+    """Read the header; return (height, width) of the array that `decode_image` would return.
+
+    Args:
+      image: see `decode_image`.
+      size: see `decode_image`.
+      options: see `decode_image`.
 
     Raises:
-      UnreadableImage: the header is damaged, or the image too large.
+      UnreadableImage: the header is damaged, or the image is too large.
     """
     if isinstance(image, np.ndarray):
         return image.shape[:2]
@@ -132,7 +136,7 @@ def _is_turned(header: Header, size: tuple[int, int] | None, options: ReadOption
     """Tell whether the image is turned as its orientation says."""
     if options.exif != "auto" or not size or header.orientation < 5:
         return options.exif != "ignore"
-    # The annotation may be of a resized copy: what counts is which side is the longer one.
+    # The annotation may be of a resized copy, so compare only which side is the longer one.
     (stored_height, stored_width), (height, width) = header.size, size
     return (stored_height - stored_width) * (height - width) <= 0
 
@@ -162,10 +166,7 @@ def _decode_array(image: np.ndarray) -> np.ndarray:
 
 
 def _decode_jpeg(file: bytes) -> np.ndarray:
-    """Decode a JPEG, and refuse one whose pixels are not all there.
-
-    libjpeg fills in pixels that are missing or damaged, and warns. simplejpeg turns its warnings into errors.
-    """
+    """Decode a JPEG, unless pixels are missing or damaged: libjpeg only warns of that, simplejpeg raises an error."""
     try:
         return simplejpeg.decode_jpeg(file)
     except ValueError:
@@ -192,15 +193,15 @@ def _decode_file(file: bytes) -> np.ndarray:
 
 
 def warp(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [size, size, 3], both sides stretched, linear: SSD's transform at test time."""
+    """Resize uint8 [h, w, 3] to [size, size, 3], linearly, whatever its proportions: SSD's transform at test time."""
     return _resize(image, size, size)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [h', w', 3], neither side above `size`; an image that fits stays as it is.
+    """Shrink uint8 [h, w, 3] so that no side is above `size`; return an image that fits as it is.
 
-    Proportions are kept to a pixel. The image is halved while it is more than twice as large, so that every pixel
-    counts, and then interpolated: several times faster than a mean over areas, and no rougher than `warp`.
+    Proportions are kept to a pixel. The image is halved while it is more than twice too large, so that every pixel
+    counts, and then interpolated. This is several times faster than a mean over areas.
     """
     height, width = image.shape[:2]
     longer = max(height, width)

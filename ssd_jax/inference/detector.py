@@ -12,6 +12,7 @@ from flax.typing import VariableDict
 from ssd_jax.box import to_pixels
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import UnreadableImage, decode_image, warp
+from ssd_jax.files import read_bytes
 from ssd_jax.inference.selection import SelectOptions, make_detect
 from ssd_jax.model import SSD, from_description
 
@@ -174,6 +175,6 @@ def _pixels(image: Image) -> np.ndarray:
     if not isinstance(image, str | Path):
         raise TypeError(f"an image must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}")
     try:
-        return decode_image(Path(image).read_bytes())
+        return decode_image(read_bytes(image))
     except UnreadableImage as error:
         raise UnreadableImage(f"{image}: {error}") from None

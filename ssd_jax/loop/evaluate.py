@@ -93,7 +93,9 @@ class Evaluator:
             corners = example.boxes * np.asarray([width, height, width, height], np.float32)
             metric.add(index, corners, example.labels, example.difficult, *detections)
             if coco and self._truth:
-                coco.add(self._truth["images"][index]["id"], *detections)
+                truth = self._truth["images"][index]  # its boxes are in pixels of the size in the annotation
+                scale = np.float32([truth.get("width", width) / width, truth.get("height", height) / height] * 2)
+                coco.add(truth["id"], detections.boxes * scale, detections.scores, detections.labels)
         if not is_first():
             return Evaluation(finished=True, results={}, coco_results=[])
         eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))

@@ -64,9 +64,9 @@ def test_pad_boxes():
 
 def test_example_checks_its_shapes():
     boxes = np.zeros((2, 4), np.float32)
-    with pytest.raises(ValueError, match=r"'x' has \[2, 4\], \[1\] and \[2\]"):
+    with pytest.raises(ValueError, match=r"^x: an example must have .*; got \[2, 4\], \[1\] and \[2\]$"):
         Example("x", b"", boxes, np.ones(1, np.int32), np.zeros(2, bool))
-    with pytest.raises(ValueError, match="object labels count from 1; 'x' has 0"):
+    with pytest.raises(ValueError, match=r"^x: labels must be at least 1; got 0$"):
         Example("x", b"", boxes, np.array([1, 0], np.int32), np.zeros(2, bool))
 
 
@@ -175,7 +175,7 @@ def test_a_cache_holds_no_more_than_it_says(caplog):
     take(data.train_batches(images, **OPTIONS, cache_gb=3 * row / 1e9, threads=0), 7)  # 4 epochs
     assert sorted(images.asked.values()) == [1, 1, 1, 4, 4, 4, 4]
     (record,) = caplog.records
-    assert record.getMessage().endswith("is full with 3 of 7 images; the others are decoded each time")
+    assert record.getMessage().endswith(": only 3 of 7 images fit; the others are decoded each time")
 
 
 def test_a_batch_may_be_larger_than_the_source():
@@ -183,7 +183,7 @@ def test_a_batch_may_be_larger_than_the_source():
     np.testing.assert_array_equal(batch.info["index"], [0, 0, 0, 0])
 
 
-def test_difficult_objects_are_trained_on_unless_told_otherwise():
+def test_difficult_objects_are_trained_on_by_default():
     images = [example("a", make_image(8, 8), 3, [True, False, True])]
     (batch,) = take(data.train_batches(images, **OPTIONS), 1)
     np.testing.assert_array_equal(batch.arrays["labels"], [[1, 2, 3]] * 4)
@@ -206,10 +206,10 @@ def test_objects_beyond_max_boxes_are_named_and_counted(caplog):
         np.testing.assert_array_equal((batch.arrays["labels"] > 0).sum(axis=1), np.array([3, 2, 3])[index])
     *named, total = (r.getMessage() for r in caplog.records)
     assert sorted(named) == [
-        "crowd: 5 objects, but max_boxes is 3: the 2 smallest are not trained on",
-        "four: 4 objects, but max_boxes is 3: the 1 smallest are not trained on",
+        "crowd: of 5 objects, the 2 smallest are dropped (max_boxes)",
+        "four: of 4 objects, the 1 smallest are dropped (max_boxes)",
     ]
-    assert total == "max_boxes = 3 leaves out 3 objects of 2 images, among the first 3 that this process read"
+    assert total == "max_boxes = 3: 3 objects of 2 images were dropped, among the first 3 that this process read"
 
 
 def test_the_total_comes_after_an_epoch_and_few_images_are_named(caplog):
@@ -219,14 +219,14 @@ def test_the_total_comes_after_an_epoch_and_few_images_are_named(caplog):
         assert len(caplog.records) == 10
         take(data.train_batches(images, **OPTIONS, process_index=1, process_count=2), 16)
     (total,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("max_boxes"))
-    assert re.fullmatch(r"max_boxes = 3 leaves out \d+ objects of 1[5-7] images, among the first .*", total)
+    assert re.fullmatch(r"max_boxes = 3: \d+ objects of 1[5-7] images were dropped, among the first .*", total)
 
 
-def test_strict_data_leaves_nothing_out():
-    with pytest.raises(ValueError, match=r"^strict data leaves no object out; crowd: 4 objects, but max_boxes is 3$"):
+def test_strict_drops_no_object_and_no_image():
+    with pytest.raises(ValueError, match=r"^crowd: with strict, objects must be at most max_boxes, 3; got 4$"):
         next(data.train_batches([example("crowd", make_image(8, 8), 4)], **OPTIONS, strict=True))
     unreadable = [example("cut", encode(make_image(20, 30))[:-300])]
-    message = "^strict data has no image that cannot be read; cut: the file is cut short"
+    message = "^cut: with strict, every image must be readable; got: the file is cut short"
     with pytest.raises(ValueError, match=message):
         next(data.train_batches(unreadable, **OPTIONS, strict=True))
     with pytest.raises(ValueError, match=message):
@@ -271,10 +271,10 @@ def test_an_error_of_the_source_is_not_swallowed():
     [
         (dict(batch_size=4, process_count=3), "multiple of the number of processes; got 4 for 3"),
         (dict(batch_size=0), "got 0 for 1"),
-        (dict(process_count=2, process_index=2), r"process_index is in \[0, process_count\); got 2 of 2"),
-        (dict(max_boxes=0), "max_boxes is at least 1 and start_step at least 0; got 0, 0"),
+        (dict(process_count=2, process_index=2), r"process_index must be in \[0, process_count\); got 2 of 2"),
+        (dict(max_boxes=0), "max_boxes must be at least 1 and start_step at least 0; got 0, 0"),
         (dict(start_step=-1), "got 3, -1"),
-        (dict(cache_gb=-1), "cache_gb is at least 0; got -1"),
+        (dict(cache_gb=-1), "cache_gb must be at least 0; got -1"),
     ],
 )
 def test_train_batches_checks_its_options(options, message):
@@ -283,7 +283,7 @@ def test_train_batches_checks_its_options(options, message):
 
 
 def test_an_empty_source_is_an_error():
-    with pytest.raises(ValueError, match="a source has at least one image; this one is empty"):
+    with pytest.raises(ValueError, match="a source must have at least one image; this one is empty"):
         data.train_batches([], **OPTIONS)
     with pytest.raises(ValueError, match="this one is empty"):
         data.eval_batches([], batch_size=2, image_size=16)

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from image_files import with_orientation
 
 from ssd_jax.data import COCOJson, decode_image, eval_batches, open_coco, open_source
 from ssd_jax.metrics import COCOMetric
@@ -73,6 +74,26 @@ def test_examples(root):
     assert source[-1].image_id == "p5.jpg"
     with pytest.raises(IndexError):
         source[3]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("size", "annotated"), [((50, 100), "upright"), (None, "upright"), ((100, 50), "stored")])
+def test_boxes_and_pixels_agree_where_an_image_is_turned(root, size, annotated, kind):
+    """A dog in the upper left corner of what the annotator saw; by EXIF, the stored pixels are turned clockwise."""
+    stored = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 12, 3), np.uint8), (100, 50))
+    changed = data()
+    changed["images"][2] = {"id": 5, "file_name": "turned"}
+    if size:
+        changed["images"][2] |= {"width": size[0], "height": size[1]}
+    changed["annotations"] = [annotation(5, 18, 0, 0, 10, 10)]
+    (root / "train" / "turned").write_bytes(with_orientation(stored, 6, kind))
+    source = open_coco(write(root, changed), "train")
+    seen = np.rot90(stored, -1) if annotated == "upright" else stored
+    np.testing.assert_allclose(source[2].decode().astype(int), seen, atol=0 if kind == "PNG" else 40)
+    h, w = seen.shape[:2]
+    np.testing.assert_allclose(source[2].boxes, [[0, 0, 10 / w, 10 / h]], rtol=1e-6)
+    image = source.truth()["images"][2]
+    assert (image["width"], image["height"]) == (w, h)
 
 
 def test_a_file_and_a_folder_of_any_name(root):

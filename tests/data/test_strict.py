@@ -8,7 +8,7 @@ from ssd_jax.loop.evaluate import Evaluator
 from ssd_jax.loop.train import train
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
-MESSAGE = "^strict data has no image that cannot be read; image-1: the file is cut short"
+MESSAGE = "^image-1: with strict, every image must be readable; got: the file is cut short"
 
 
 @pytest.fixture

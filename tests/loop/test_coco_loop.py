@@ -3,12 +3,15 @@
 import json
 
 import cv2
+import numpy as np
 import pytest
 import tiny
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd_jax.loop.evaluate import evaluate, table
+from ssd_jax.data import open_source
+from ssd_jax.inference import Detections
+from ssd_jax.loop.evaluate import Evaluator, evaluate, table
 from ssd_jax.loop.train import train
 from ssd_jax.metrics.coco import NUMBERS
 
@@ -63,3 +66,27 @@ def test_a_run(root, tmp_path, capsys):
     assert numbers[8] > 0  # something was found
     text = table(results)
     assert all(f"{name:<9}  {results['coco'][name]:>7.4f}" in text for name in NUMBERS)
+
+
+def test_detections_are_scored_in_pixels_of_the_annotation(root, tmp_path, monkeypatch):
+    """The annotation is of a copy at half the size."""
+    copy = write_coco(tmp_path / "c", tiny.Images(6), {"v": range(6)})
+    path = copy / "annotations" / "instances_v.json"
+    truth = json.loads(path.read_text())
+    for image in truth["images"]:
+        image["width"] //= 2
+        image["height"] //= 2
+    for row in truth["annotations"]:
+        row["bbox"] = [x / 2 for x in row["bbox"]]
+        row["area"] /= 4
+    path.write_text(json.dumps(truth))
+    source = open_source("coco_json", "v", root=copy)
+
+    def perfect(self, variables):
+        for index, example in enumerate(source):
+            boxes = 64 * example.boxes
+            yield index, example, (64, 64), Detections(boxes, np.ones(len(boxes), np.float32), example.labels)
+
+    monkeypatch.setattr(Evaluator, "_detect_all", perfect)
+    results = Evaluator(tiny.MODEL, source, tiny.config(copy))({}).results
+    assert results["coco"]["AP"] == pytest.approx(1)
