@@ -94,7 +94,9 @@ class Evaluator:
             metric.add(index, corners, example.labels, example.difficult, *detections)
             if coco and self._truth:
                 truth = self._truth["images"][index]  # its boxes are in pixels of the size in the annotation
-                scale = np.float32([truth.get("width", width) / width, truth.get("height", height) / height] * 2)
+                scale = np.array(
+                    [truth.get("width", width) / width, truth.get("height", height) / height] * 2, np.float32
+                )
                 coco.add(truth["id"], detections.boxes * scale, detections.scores, detections.labels)
         if not is_first():
             return Evaluation(finished=True, results={}, coco_results=[])
