@@ -19,6 +19,7 @@ from ssd_jax.metrics import COCOMetric, COCOTruth, VOCMetric
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD
 from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, put_on_devices, shard, topology
+from ssd_jax.report.record import Record
 
 logger = logging.getLogger("ssd_jax")
 
@@ -31,7 +32,8 @@ class Evaluation(NamedTuple):
 
     finished: bool  # False if it was stopped
     results: Results
-    coco_results: Sequence[Mapping[str, Any]]  # the detections as COCO's server takes them, for a COCO dataset
+    coco_results: Sequence[Mapping[str, Any]] = ()  # the detections as COCO's server takes them, for a COCO dataset
+    record: Record | None = None  # ground truth and detections of every image, for reports
 
 
 class Evaluator:
@@ -54,7 +56,7 @@ class Evaluator:
         self._source, self._data = _Samples(source, samples), config.data
         self._detections: dict[int, Detections] = {}  # of the samples
         self._truth = self._source.truth() if is_first() else None
-        self._image_size = model.spec.image_size
+        self._spec = model.spec
         self._batch_size = -(-config.eval.batch_size // topology().devices) * topology().devices
         detect = make_detect(model)
         self._detect = gather_over_devices(lambda variables, arrays: detect(variables, arrays["images"]))
@@ -76,17 +78,17 @@ class Evaluator:
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
         coco = COCOMetric(self._truth) if self._truth else None
         self._detections = {}
-        images, unreadable = 0, []
+        seen, unreadable = [], []  # (place, name, size) of each image that is read; names
         for index, example, size, detections in self._detect_all(variables):
             if stops():
-                return Evaluation(finished=False, results={}, coco_results=[])
+                return Evaluation(finished=False, results={})
             if detections is None:
                 unreadable.append(example.image_id)
                 refuse_many(unreadable, self._data.max_unreadable)
                 continue
             if not is_first():
                 continue
-            images += 1
+            seen.append((index, example.image_id, size))
             if index < self._source.samples:
                 self._detections[index] = detections
             height, width = size
@@ -99,18 +101,20 @@ class Evaluator:
                 )
                 coco.add(truth["id"], detections.boxes * scale, detections.scores, detections.labels)
         if not is_first():
-            return Evaluation(finished=True, results={}, coco_results=[])
+            return Evaluation(finished=True, results={})
         eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
         results = {
             "mAP": eleven["mAP"],
             "mAP_area": area["mAP"],
             "AP": eleven["AP"],
             "AP_area": area["AP"],
-            "images": images,
+            "images": len(seen),
             "unreadable": unreadable,
             **({"coco": coco.compute()} if coco else {}),
         }
-        return Evaluation(finished=True, results=results, coco_results=coco.results if coco else [])
+        places, names, sizes = zip(*seen, strict=True)
+        record = Record(metric, names, np.array(places), np.array(sizes), self._spec)
+        return Evaluation(True, results, coco.results if coco else (), record)
 
     def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
         """Draw what the last call found in the sample images, by name; RGB uint8."""
@@ -127,7 +131,7 @@ class Evaluator:
         batches = eval_batches(
             self._source,
             batch_size=self._batch_size,
-            image_size=self._image_size,
+            image_size=self._spec.image_size,
             strict=self._data.strict,
             threads=self._data.threads,
             process_index=topology().process,
@@ -220,10 +224,16 @@ def evaluate_checkpoint(
 
 
 def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
-    """Write `eval_SPLIT.json`, and for a COCO dataset `coco_results_SPLIT.json`, and return the path of the first."""
+    """Write `eval_SPLIT.json`, `eval_SPLIT.npz` for reports, and for a COCO dataset `coco_results_SPLIT.json`.
+
+    Returns:
+      the path of the first.
+    """
     name = split_name(evaluation.results["split"])
     path = Path(workdir) / f"eval_{name}.json"
     write_json(path, evaluation.results)
+    if evaluation.record:
+        evaluation.record.save(path.with_suffix(".npz"))
     if "coco" in evaluation.results:
         write_json(Path(workdir) / f"coco_results_{name}.json", evaluation.coco_results)
     return path

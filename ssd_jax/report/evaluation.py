@@ -89,12 +89,12 @@ class Analysis:
     no_prior: np.ndarray | None
 
 
-def analyse(record: Record, *, spec: box.PriorSpec | None = None, replicates: int = 1000, seed: int = 0) -> Analysis:
+def analyse(record: Record, *, replicates: int = 1000, seed: int = 0) -> Analysis:
     """Compute all numbers of the page.
 
     Args:
-      record: of `Evaluator` or `load_record`.
-      spec: the priors of the detector; without them, sizes are those at an input of 300 pixels.
+      record: of `loop.evaluate.Evaluator` or `load_record`; if it has no priors, sizes are those at an input of 300
+        pixels.
       replicates: resamples of the bootstrap.
       seed: of the bootstrap.
     """
@@ -110,6 +110,7 @@ def analyse(record: Record, *, spec: box.PriorSpec | None = None, replicates: in
         )
         for kind, value in (("11point", eleven["mAP"]), ("area", area["mAP"]))
     }
+    spec = record.spec
     size = spec.image_size if spec else 300
     return Analysis(
         record,

@@ -2,15 +2,18 @@
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 
+from ssd_jax.box import PriorSpec
 from ssd_jax.files import write_bytes
 from ssd_jax.metrics import VOCMetric
 
 COLUMNS = {
-    "image_ids": ("U", 1), "sizes": ("i", 2), "class_names": ("U", 1), "inclusive": ("b", 0),
+    "image_ids": ("U", 1), "places": ("i", 1), "sizes": ("i", 2), "spec": ("U", 0),
+    "class_names": ("U", 1), "inclusive": ("b", 0),
     "gt_boxes": ("f", 2), "gt_labels": ("i", 1), "gt_difficult": ("b", 1), "gt_image": ("i", 1),
     "boxes": ("f", 2), "scores": ("f", 1), "labels": ("i", 1), "image": ("i", 1),
 }  # fmt: skip
@@ -23,17 +26,23 @@ class Record:
     Attributes:
       metric: with all images added, boxes in pixels.
       image_ids: [N] names, in the order in which the images were added.
+      places: int [N], the images' places in their source; unreadable images have none.
       sizes: int [N, 2], (height, width) in pixels.
+      spec: the priors of the detector, if it is known.
     """
 
     metric: VOCMetric
     image_ids: tuple[str, ...]
+    places: np.ndarray
     sizes: np.ndarray
+    spec: PriorSpec | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
-        if np.shape(self.sizes) != (len(self.image_ids), 2):
-            raise ValueError(f"sizes must have shape [{len(self.image_ids)}, 2]; got {list(np.shape(self.sizes))}")
+        n = len(self.image_ids)
+        if np.shape(self.sizes) != (n, 2) or np.shape(self.places) != (n,):
+            shapes = [list(np.shape(array)) for array in (self.sizes, self.places)]
+            raise ValueError(f"sizes and places must have shapes [{n}, 2] and [{n}]; got {shapes[0]} and {shapes[1]}")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -45,7 +54,9 @@ class Record:
         objects, detections = self.metric.tables()
         columns = {
             "image_ids": np.array(self.image_ids, str),
+            "places": np.asarray(self.places, np.int32),
             "sizes": np.asarray(self.sizes, np.int32),
+            "spec": np.array(json.dumps(dataclasses.asdict(self.spec)) if self.spec else ""),
             "class_names": np.array(self.class_names, str),
             "inclusive": np.array(self.metric.inclusive),
             "gt_boxes": objects.boxes.astype(np.float32),
@@ -89,4 +100,8 @@ def load_record(path: Path) -> Record:
     ]
     for index, row in enumerate(zip(*rows, strict=True)):
         metric.add(index, *row)
-    return Record(metric, tuple(columns["image_ids"].tolist()), columns["sizes"])
+    try:
+        spec = PriorSpec(**json.loads(str(columns["spec"]))) if str(columns["spec"]) else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: spec must be the fields of a PriorSpec; got {error}") from None
+    return Record(metric, tuple(columns["image_ids"].tolist()), columns["places"], columns["sizes"], spec)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ssd_jax.box import SSD300_VOC
 from ssd_jax.metrics import VOCMetric
 from ssd_jax.report.record import Record
 
@@ -24,4 +25,5 @@ def make_record(*, seed: int = 0, images: int = 12, noise: float = 4.0) -> Recor
             [np.where(found.random(seen.sum()) < 0.8, labels[seen], 1), found.integers(1, 4, extra)]
         )
         metric.add(index, boxes, labels, difficult, moved, found.random(len(moved)), wrong.astype(int))
-    return Record(metric, tuple(f"image {k}" for k in range(images)), np.full((images, 2), (100, 120)))
+    names = tuple(f"image {k}" for k in range(images))
+    return Record(metric, names, np.arange(images), np.full((images, 2), (100, 120)), SSD300_VOC)

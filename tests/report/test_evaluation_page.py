@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import record_maker
 
-from ssd_jax.box import SSD300_VOC
 from ssd_jax.report.compare import compare, write_comparison
 from ssd_jax.report.evaluation import analyse, counts_by_score, errors_per_image, write_page
 from ssd_jax.report.record import Record, load_record
@@ -26,7 +25,7 @@ def record():
 
 @pytest.fixture(scope="module")
 def analysis(record):
-    return analyse(record, spec=SSD300_VOC, replicates=200)
+    return analyse(record, replicates=200)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +78,8 @@ def test_a_record_survives_its_file(record, tmp_path):
     loaded = load_record(tmp_path / "record.npz")
     assert loaded.image_ids == record.image_ids and loaded.class_names == record.class_names
     np.testing.assert_array_equal(loaded.sizes, record.sizes)
+    np.testing.assert_array_equal(loaded.places, record.places)
+    assert loaded.spec == record.spec
     wanted = record.metric.compute()
     assert loaded.metric.compute()["AP"] == pytest.approx(wanted["AP"])
     assert [path.name for path in tmp_path.iterdir()] == ["record.npz"]
@@ -95,8 +96,8 @@ def test_a_damaged_record_is_one_line(record, tmp_path, content):
 
 
 def test_sizes_must_belong_to_the_images(record):
-    with pytest.raises(ValueError, match=r"sizes must have shape \[12, 2\]; got \[1, 2\]"):
-        Record(record.metric, record.image_ids, np.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"must have shapes \[12, 2\] and \[12\]; got \[1, 2\] and \[12\]"):
+        Record(record.metric, record.image_ids, record.places, np.ones((1, 2)))
 
 
 def test_a_run_compared_with_itself_and_with_a_worse_one(analysis):

@@ -1,0 +1,128 @@
+"""Evaluation pages of runs: python -m ssd_jax report WORKDIR [WORKDIR ...] [--split=SPLIT] [--out=FILE]."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssd_jax.command import command
+from ssd_jax.loop.build import open_split
+from ssd_jax.loop.workdir import load_config, split_name
+from ssd_jax.report.compare import write_comparison
+from ssd_jax.report.evaluation import ImageLoader, analyse, write_page
+from ssd_jax.report.record import Record, load_record
+
+
+def write_run_page(workdir: str | Path, *, split: str | None = None, out: str | Path | None = None) -> Path:
+    """Write the evaluation page of a run.
+
+    Args:
+      workdir: of a run that was evaluated on the split by `eval.py`.
+      split: the default is the config's `data.eval`.
+      out: the HTML file; the default is `report_SPLIT.html` in the workdir.
+
+    Returns:
+      the path of the page.
+
+    Raises:
+      FileNotFoundError: if the run was not evaluated on the split.
+      ValueError: for a damaged file, or another dataset than that of the evaluation.
+    """
+    split, record = evaluated(workdir, split)
+    path = Path(out) if out else Path(workdir) / f"report_{split_name(split)}.html"
+    write_page(
+        path,
+        analyse(record),
+        image_loader(workdir, split, record),
+        title=Path(workdir).resolve().name,
+        subtitle=f"Evaluated on the split {split}.",
+        history=read_history(Path(workdir)),
+    )
+    return path
+
+
+def write_runs_page(
+    workdirs: Sequence[str | Path], *, out: str | Path, split: str | None = None
+) -> tuple[Path, list[str]]:
+    """Write a page that compares runs with the first of them on the same images.
+
+    Args:
+      workdirs: two or more, each evaluated on the split by `eval.py`.
+      out: the HTML file.
+      split: the default is `data.eval` of the first run's config.
+
+    Returns:
+      the path of the page, and a sentence for each run after the first.
+
+    Raises:
+      FileNotFoundError: if a run was not evaluated on the split.
+      ValueError: for a damaged file, and for runs on other images or classes.
+    """
+    split, first = evaluated(workdirs[0], split)
+    records = [first, *(evaluated(workdir, split)[1] for workdir in workdirs[1:])]
+    runs = {name: analyse(record) for name, record in zip(run_names(workdirs), records, strict=True)}
+    return Path(out), write_comparison(Path(out), runs, image_loader(workdirs[0], split, first))
+
+
+def evaluated(workdir: str | Path, split: str | None) -> tuple[str, Record]:
+    """Return the split, and what an evaluation of the run on it saw."""
+    split = split or str(load_config(workdir).data.eval)
+    path = Path(workdir) / f"eval_{split_name(split)}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; evaluate first: python eval.py --workdir={workdir} --split={split}"
+        )
+    return split, load_record(path)
+
+
+def image_loader(workdir: str | Path, split: str, record: Record) -> ImageLoader:
+    """Return a function that decodes an image of a record by its index, from the dataset of the run."""
+    source = open_split(load_config(workdir).data, split, class_names=record.class_names)
+    if len(record.places) and np.max(record.places) >= len(source):
+        raise ValueError(f"{workdir}: the split {split} must be that of the evaluation; got {len(source)} images")
+
+    def load(index: int) -> np.ndarray:
+        example = source[int(record.places[index])]
+        if example.image_id != record.image_ids[index]:
+            raise ValueError(
+                f"{workdir}: the split {split} must be that of the evaluation, with {record.image_ids[index]!r} at "
+                f"place {record.places[index]}; got {example.image_id!r}"
+            )
+        return example.decode()
+
+    return load
+
+
+def read_history(workdir: Path) -> list[Mapping[str, float]]:
+    """Read the lines of `metrics.jsonl`; none if the run has none, as one of imported weights."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        return [row for row in map(json.loads, filter(str.strip, lines)) if isinstance(row, dict) and "step" in row]
+    except ValueError as error:
+        raise ValueError(f"{path}: every line must be a JSON object; got {error}") from None
+
+
+def run_names(workdirs: Sequence[str | Path]) -> list[str]:
+    """Return the names of the folders, or their paths where names are the same."""
+    names = [Path(workdir).resolve().name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page that the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="ssd-jax report", description="Write the evaluation page of one or more runs."
+    )
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a run that eval.py has evaluated")
+    parser.add_argument("--split", help="the default is the config's data.eval")
+    parser.add_argument("--out", help="the HTML file; report_SPLIT.html in the workdir, or comparison.html")
+    options = parser.parse_args(arguments)
+    with command():
+        if len(options.workdirs) == 1:
+            print(f"written to {write_run_page(options.workdirs[0], split=options.split, out=options.out)}")
+            return
+        path, sentences = write_runs_page(options.workdirs, out=options.out or "comparison.html", split=options.split)
+        print("\n".join([*sentences, f"written to {path}"]))
