@@ -1,5 +1,6 @@
 """The files of a run: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `eval_*.json`."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from ssd_jax.data.image import ReadOptions
 from ssd_jax.files import read_json, write_json
 
 # Fields that had another name before 0.1: section, old name, new name.
@@ -51,6 +53,8 @@ def defaults() -> dict[str, Any]:
             "class_names": (),
             "drop_other_classes": False,
             "strict": False,
+            "allow_outside": False,
+            **dataclasses.asdict(ReadOptions()),
             "max_boxes": 64,
             "train_difficult": True,
             "max_unreadable": 10,
