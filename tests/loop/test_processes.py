@@ -91,7 +91,7 @@ def test_an_error_of_one_ends_both_soon(tmp_path):
         assert "error: unreadable images must be at most data.max_unreadable = 0; got image-3" in error
 
 
-def test_one_of_them_tells_of_a_rehearsal(tmp_path):
+def test_one_of_them_prints_the_dry_run(tmp_path):
     codes, outputs, errors = finish(start(tmp_path / "run", "--dry_run"))
     assert codes == [0, 0], errors
     assert ["nothing was written" in output for output in outputs] == [True, False]

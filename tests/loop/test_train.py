@@ -74,7 +74,7 @@ def test_a_longer_run_goes_on_and_names_what_changed_and_is_profiled_if_asked(wo
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_rehearsal_tells_memory_and_time_and_writes_nothing(data, tmp_path, monkeypatch):
+def test_a_dry_run_reports_memory_and_time_and_writes_nothing(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = dry_run(tiny.config(data), steps=2)
     assert re.search(r"^the first step, which compiles, took [\d.]+ s$", text, re.MULTILINE)
@@ -85,7 +85,7 @@ def test_a_rehearsal_tells_memory_and_time_and_writes_nothing(data, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rehearsal_sees_that_reading_is_slow(data, monkeypatch):
+def test_a_dry_run_reports_that_reading_is_slow(data, monkeypatch):
     def slow(self, index, read=VOCFolder.__getitem__):
         time.sleep(0.2)
         return read(self, index)
