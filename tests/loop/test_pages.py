@@ -60,5 +60,5 @@ def test_two_runs_on_one_page(evaluated_run, tmp_path, capsys):
 
 
 def test_a_run_that_was_not_evaluated_is_one_line(workdir):
-    with pytest.raises(FileNotFoundError, match=r"eval_train.npz: no such file; evaluate first: python eval.py"):
-        write_run_page(workdir, split="train")
+    with pytest.raises(FileNotFoundError, match=r"eval_train_2.npz: no such file; evaluate first: python eval.py"):
+        write_run_page(workdir, split="train[:2]")
