@@ -59,6 +59,7 @@ def test_two_runs_on_one_page(evaluated_run, tmp_path, capsys):
     assert [entry["name"] for entry in embedded(tmp_path / "both.html")["runs"]] == ["run A", "run B"]
 
 
-def test_a_run_that_was_not_evaluated_is_one_line(workdir):
-    with pytest.raises(FileNotFoundError, match=r"eval_train_2.npz: no such file; evaluate first: python eval.py"):
-        write_run_page(workdir, split="train[:2]")
+def test_a_run_that_was_not_evaluated_is_one_line(workdir, tmp_path):
+    shutil.copy(workdir / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"eval_val.npz: no such file; evaluate first: python eval.py"):
+        write_run_page(tmp_path)
