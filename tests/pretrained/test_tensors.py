@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import pickle
 import struct
 import tracemalloc
@@ -102,6 +103,18 @@ def test_pth_by_torch(tmp_path, legacy):
 def test_safetensors(tmp_path):
     got = read_tensors(write(tmp_path, writers.safetensors(tensors())))
     assert_same({name: got[name] for name in tensors()}, tensors())
+
+
+@needs_safetensors
+@pytest.mark.parametrize(("kind", "bits"), [("F4", 4), ("F6_E2M3", 6), ("F8_E8M0", 8), ("no_such_type", 32)])
+def test_a_safetensors_of_a_type_that_numpy_lacks(tmp_path, kind, bits):
+    # Eight numbers of so many bits: a whole number of bytes of each type.
+    header = json.dumps({"a": {"dtype": kind, "shape": [8], "data_offsets": [0, bits]}}).encode()
+    refused(
+        tmp_path,
+        struct.pack("<Q", len(header)) + header + bytes(bits),
+        "must be of a type that NumPy has|must be whole",
+    )
 
 
 @pytest.mark.parametrize("v1", [False, True])
