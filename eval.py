@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         )
         print(f"written to {write_results(evaluation, WORKDIR.value)}")  # last: the workdir may be read-only
         if REPORT.value:
-            print(f"written to {write_run_page(WORKDIR.value, split=SPLIT.value)}")
+            print(f"written to {write_run_page(WORKDIR.value, split=SPLIT.value, record=evaluation.record)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from ssd_jax.box import to_pixels
 from ssd_jax.data import Example, Source, coco_truth, eval_batches
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, make_detect
@@ -91,11 +92,11 @@ class Evaluator:
             seen.append((index, example.image_id, size))
             if index < self._source.samples:
                 self._detections[index] = detections
-            height, width = size
-            corners = example.boxes * np.asarray([width, height, width, height], np.float32)
+            corners = np.asarray(to_pixels(example.boxes, size))
             metric.add(index, corners, example.labels, example.difficult, *detections)
             if coco and self._truth:
                 truth = self._truth["images"][index]  # its boxes are in pixels of the size in the annotation
+                height, width = size
                 scale = np.array(
                     [truth.get("width", width) / width, truth.get("height", height) / height] * 2, np.float32
                 )

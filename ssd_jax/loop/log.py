@@ -114,32 +114,38 @@ class _Board:
             raise with_path(error, self._folder) from error
 
 
+def read_log(workdir: Path) -> list[dict[str, Any]]:
+    """Read the rows of `metrics.jsonl`, without what is no row; none if the run has no log, as imported weights."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [row for line in lines if (row := _row_of(line)) is not None]
+
+
 def _drop_lines_after(path: Path, step: int) -> None:
     """Remove the rows of later steps, and with a warning those that are no rows of a log."""
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines()
-    steps = [_step_of(line) for line in lines]
+    rows = [_row_of(line) for line in lines]
     # The last line may be cut short by the interruption.
-    strange = [number for number, found in enumerate(steps[:-1], start=1) if found is None]
+    strange = [number for number, row in enumerate(rows[:-1], start=1) if row is None]
     if strange:
         logger.warning(
             '%s: a line must be a JSON object with a "step"; got others, now dropped, at line %s',
             path,
             ", ".join(map(str, strange[:10])),
         )
-    kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
+    kept = [line for line, row in zip(lines, rows, strict=True) if row is not None and row["step"] <= step]
     kept_text = "".join(line + "\n" for line in kept)
     if kept_text != text:  # also if only the end of the last line is missing
         write_text(path, kept_text)
 
 
-def _step_of(line: str) -> float | None:
-    """Return the step of a row of the log, or None if it is not one."""
+def _row_of(line: str) -> dict[str, Any] | None:
+    """Return the row of the log that a line holds, or None if it holds none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    step = row.get("step") if isinstance(row, dict) else None
-    return step if isinstance(step, int | float) else None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None

@@ -1,27 +1,34 @@
 """Evaluation pages of runs: python -m ssd_jax report WORKDIR [WORKDIR ...] [--split=SPLIT] [--out=FILE]."""
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssd_jax.command import command
 from ssd_jax.loop.build import open_split
+from ssd_jax.loop.log import read_log
 from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.report.compare import write_comparison
 from ssd_jax.report.evaluation import ImageLoader, analyse, write_page
 from ssd_jax.report.record import Record, load_record
 
 
-def write_run_page(workdir: str | Path, *, split: str | None = None, out: str | Path | None = None) -> Path:
+def write_run_page(
+    workdir: str | Path,
+    *,
+    split: str | None = None,
+    out: str | Path | None = None,
+    record: Record | None = None,
+) -> Path:
     """Write the evaluation page of a run.
 
     Args:
       workdir: of a run that was evaluated on the split by `eval.py`.
       split: the default is the config's `data.eval`.
       out: the HTML file; the default is `report_SPLIT.html` in the workdir.
+      record: what the evaluation saw; it is read from the workdir by default.
 
     Returns:
       the path of the page.
@@ -30,7 +37,8 @@ def write_run_page(workdir: str | Path, *, split: str | None = None, out: str | 
       FileNotFoundError: if the run was not evaluated on the split.
       ValueError: for a damaged file, or another dataset than that of the evaluation.
     """
-    split, record = evaluated(workdir, split)
+    split = split or str(load_config(workdir).data.eval)
+    record = record or evaluated(workdir, split)
     path = Path(out) if out else Path(workdir) / f"report_{split_name(split)}.html"
     write_page(
         path,
@@ -38,7 +46,7 @@ def write_run_page(workdir: str | Path, *, split: str | None = None, out: str | 
         image_loader(workdir, split, record),
         title=Path(workdir).resolve().name,
         subtitle=f"Evaluated on the split {split}.",
-        history=read_history(Path(workdir)),
+        history=read_log(Path(workdir)),
     )
     return path
 
@@ -58,23 +66,24 @@ def write_runs_page(
 
     Raises:
       FileNotFoundError: if a run was not evaluated on the split.
-      ValueError: for a damaged file, and for runs on other images or classes.
+      ValueError: for a damaged file, for runs on other images or classes, and for a run that is named twice.
     """
-    split, first = evaluated(workdirs[0], split)
-    records = [first, *(evaluated(workdir, split)[1] for workdir in workdirs[1:])]
+    if len({Path(workdir).resolve() for workdir in workdirs}) < len(workdirs):
+        raise ValueError(f"workdirs to compare must be different; got {', '.join(map(str, workdirs))}")
+    split = split or str(load_config(workdirs[0]).data.eval)
+    records = [evaluated(workdir, split) for workdir in workdirs]
     runs = {name: analyse(record) for name, record in zip(run_names(workdirs), records, strict=True)}
-    return Path(out), write_comparison(Path(out), runs, image_loader(workdirs[0], split, first))
+    return Path(out), write_comparison(Path(out), runs, image_loader(workdirs[0], split, records[0]))
 
 
-def evaluated(workdir: str | Path, split: str | None) -> tuple[str, Record]:
-    """Return the split, and what an evaluation of the run on it saw."""
-    split = split or str(load_config(workdir).data.eval)
+def evaluated(workdir: str | Path, split: str) -> Record:
+    """Return what an evaluation of the run on a split saw."""
     path = Path(workdir) / f"eval_{split_name(split)}.npz"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; evaluate first: python eval.py --workdir={workdir} --split={split}"
         )
-    return split, load_record(path)
+    return load_record(path)
 
 
 def image_loader(workdir: str | Path, split: str, record: Record) -> ImageLoader:
@@ -93,16 +102,6 @@ def image_loader(workdir: str | Path, split: str, record: Record) -> ImageLoader
         return example.decode()
 
     return load
-
-
-def read_history(workdir: Path) -> list[Mapping[str, float]]:
-    """Read the lines of `metrics.jsonl`; none if the run has none, as one of imported weights."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        return [row for row in map(json.loads, filter(str.strip, lines)) if isinstance(row, dict) and "step" in row]
-    except ValueError as error:
-        raise ValueError(f"{path}: every line must be a JSON object; got {error}") from None
 
 
 def run_names(workdirs: Sequence[str | Path]) -> list[str]:

@@ -313,5 +313,4 @@ def _fractions(objects: ObjectTable, image_sizes: np.ndarray) -> np.ndarray:
     images = 1 + int(np.max(objects.image, initial=-1))
     if image_sizes.ndim != 2 or image_sizes.shape[1] != 2 or len(image_sizes) < images:
         raise ValueError(f"image_sizes must have shape [images, 2], a row per image; got {list(image_sizes.shape)}")
-    height, width = image_sizes[objects.image].T
-    return objects.boxes / np.stack([width, height, width, height], axis=1)
+    return np.asarray(box.from_pixels(objects.boxes, image_sizes[objects.image].T))

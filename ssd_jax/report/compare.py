@@ -65,9 +65,9 @@ def compare(
       ValueError: unless both runs were evaluated on the same images with the same classes.
     """
     if a.record.image_ids != b.record.image_ids or a.record.class_names != b.record.class_names:
+        names = " of other names" if _count(a) == _count(b) else ""
         raise ValueError(
-            "runs must be evaluated on the same images and classes; got "
-            f"{_count(a)} and {_count(b)}, {'the same' if _count(a) == _count(b) else 'other'} in number"
+            f"runs must be evaluated on the same images and classes; got {_count(a)} and {_count(b)}{names}"
         )
     images = len(a.record.image_ids)
     weights = resamples(images, replicates, seed=seed)

@@ -12,9 +12,10 @@ import PIL.Image
 
 from ssd_jax.data import Example, Source, UnreadableImage
 from ssd_jax.data.box_table import some
+from ssd_jax.data.formats import ORIENTATION
 
 # By Pillow's names. A phone's JPEG may hold several images (MPO).
-EXTENSIONS = {
+EXTENSIONS_BY_FORMAT = {
     "JPEG": (".jpg", ".jpeg"),
     "MPO": (".jpg", ".jpeg"),
     "PNG": (".png",),
@@ -25,7 +26,6 @@ EXTENSIONS = {
 }
 MODES = {"1": "grayscale", "L": "grayscale", "I;16": "grayscale", "P": "palette", "CMYK": "CMYK"}
 MODES |= {"LA": "alpha", "PA": "alpha", "RGBA": "alpha"}
-ORIENTATION = 0x0112  # EXIF's tag
 
 
 @dataclasses.dataclass
@@ -174,7 +174,7 @@ def _file_findings(file: bytes, extension: str) -> list[str]:
         findings.append(MODES[image.mode])
     if image.mode == "I;16" or (image.format == "PNG" and file[24] == 16):  # Pillow turns deep colours into 8 bits
         findings.append("16 bits")
-    known = EXTENSIONS.get(image.format or "", ())
+    known = EXTENSIONS_BY_FORMAT.get(image.format or "", ())
     if extension and known and extension not in known:
         findings.append(f"wrong extension (a {known[0][1:]})")
     return findings

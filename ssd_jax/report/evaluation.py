@@ -36,7 +36,7 @@ KIND_TEXTS = {
     "both": "wrong class and poor box",
     "duplicate": "duplicate",
     "background": "background",
-    "miss": "missed object",
+    "missed": "missed object",
 }
 LEAST_SCORE = 0.05  # detections of a lower score are not drawn
 THUMBNAIL = 320  # pixels of an image's longer side
@@ -104,10 +104,9 @@ def analyse(record: Record, *, replicates: int = 1000, seed: int = 0) -> Analysi
     area = metric.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
     assert "mAP_over_iou" in area and "AP_over_iou" in area  # as the thresholds were given; a type checker needs it
     weights = resamples(len(record.image_ids), replicates, seed=seed)
+    ranked = rankings(record, errors)
     intervals = {
-        kind: Interval(
-            value, *interval(mean_average_precision(rankings(record, errors), weights, interpolation=kind))
-        )
+        kind: Interval(value, *interval(mean_average_precision(ranked, weights, interpolation=kind)))
         for kind, value in (("11point", eleven["mAP"]), ("area", area["mAP"]))
     }
     spec = record.spec
