@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 0.0  # the largest norm of the gradient; 0: any
     config.optimizer.frozen = ()  # layers that do not train, such as ("trunk/conv1_*", "trunk/conv2_*")
     config.optimizer.thaw_step = 0  # the step from which they train; 0: never
+    config.optimizer.rates = ConfigDict({"trunk": 1.0})  # factors on the learning rate of layers, here the backbone
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32

@@ -61,7 +61,7 @@ def defaults() -> dict[str, Any]:
             "cache_gb": 0.0,
             "threads": 4,
         },
-        "optimizer": {"frozen": (), "thaw_step": 0},
+        "optimizer": {"frozen": (), "thaw_step": 0, "rates": {"trunk": 1.0}},
         "eval": {"batch_size": 32, "images": 4},
     }
 

@@ -1,5 +1,7 @@
-"""The update rules: SGD as in Caffe, or AdamW; frozen layers."""
+"""The update rules: SGD as in Caffe, or AdamW; frozen layers; layers with a learning rate of their own."""
 
+import math
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,19 +39,32 @@ def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
     Raises:
       ValueError: for a name that no layer has; the message lists the layers.
     """
+    named = [_is_named(params, entry, "frozen") for entry in frozen]
+    return jax.tree.map(lambda _, *hits: any(hits), params, *named)
+
+
+def rate_factors(params: PyTree, rates: Mapping[str, float]) -> PyTree:
+    """Return the factor on the learning rate of each parameter (see `make_optimizer`).
+
+    Raises:
+      ValueError: for a name that no layer has; the message lists the layers.
+    """
+    factors = jax.tree.map(lambda _: 1.0, params)
+    for entry in sorted(rates, key=lambda name: (len(name), name)):  # the longest name counts
+        hits = _is_named(params, entry, "rates")
+        factors = jax.tree.map(lambda before, hit, own=rates[entry]: own if hit else before, factors, hits)
+    return factors
+
+
+def _is_named(params: PyTree, entry: str, option: str) -> PyTree:
+    """Return true for each parameter whose path is `entry` or lies below it; `entry` may have a shell's wildcards."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = ["/".join(entry.key for entry in path) for path, _ in leaves]
-
-    def matches(name: str, entry: str) -> bool:
-        return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}/*")
-
-    for entry in frozen:
-        if not any(matches(name, entry) for name in names):
-            layers = dict.fromkeys(
-                name.rsplit("/", 1)[0].removesuffix("/conv").removesuffix("/norm") for name in names
-            )
-            raise ValueError(f"frozen must name layers of {', '.join(layers)}; got {entry!r}")
-    return structure.unflatten([any(matches(name, entry) for entry in frozen) for name in names])
+    hits = [fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}/*") for name in names]
+    if not any(hits):
+        layers = dict.fromkeys(name.rsplit("/", 1)[0].removesuffix("/conv").removesuffix("/norm") for name in names)
+        raise ValueError(f"{option} must name layers of {', '.join(layers)}; got {entry!r}")
+    return structure.unflatten(hits)
 
 
 def make_optimizer(
@@ -62,6 +77,7 @@ def make_optimizer(
     clip_norm: float = 0.0,
     frozen: tuple[str, ...] = (),
     thaw_step: int = 0,
+    rates: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
     """Make the optimiser: SGD as Caffe trains SSD, or AdamW.
 
@@ -80,10 +96,12 @@ def make_optimizer(
         and gather no momentum. Their BatchNorm still normalises by the batch and updates its running statistics.
       thaw_step: the step from which the frozen layers train too, with an optimiser state that starts there; 0 for
         never.
+      rates: factors above 0 on the learning rate of layers, which are named as in `frozen`: `{"trunk": 0.1}` trains
+        the backbone at a tenth of the rate of the others. Where several names fit a layer, the longest counts.
 
     Raises:
-      ValueError: for a value out of its range. The optimiser's `init` raises it for a frozen layer that does not
-        exist.
+      ValueError: for a value out of its range. The optimiser's `init` raises it for a layer of `frozen` or `rates`
+        that does not exist.
     """
     numbers = {"weight_decay": weight_decay, "bias_multiplier": bias_multiplier, "clip_norm": clip_norm}
     for name, value in numbers.items():
@@ -95,7 +113,13 @@ def make_optimizer(
         raise ValueError(f"optimizer.kind must be sgd or adamw; got {kind!r}")
     if thaw_step < 0 or (thaw_step and not frozen):
         raise ValueError(f"optimizer.thaw_step must be at least 0, and 0 if no layer is frozen; got {thaw_step}")
+    rates = rates or {}
+    for name, factor in rates.items():
+        if not 0 < factor < math.inf:
+            raise ValueError(f"optimizer.rates.{name} must be a number above 0; got {factor}")
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    # A factor on the updates of a rule is one on its rate: momentum is linear, and AdamW's decay is times the rate.
+    by_layer = [scale_by_layer(rates)] if any(factor != 1 for factor in rates.values()) else []
 
     def rule(schedule: optax.Schedule) -> optax.GradientTransformation:
         if kind == "adamw":
@@ -110,7 +134,7 @@ def make_optimizer(
         )
 
     if not frozen:
-        return optax.chain(*clip, rule(schedule))
+        return optax.chain(*clip, rule(schedule), *by_layer)
 
     def from_thaw_step(inner: optax.GradientTransformation) -> optax.GradientTransformation:
         """Return zeros before `thaw_step`, then the updates of `inner`."""
@@ -130,4 +154,19 @@ def make_optimizer(
         optax.masked(from_thaw_step(optax.identity()), mask),  # clipping must not see frozen layers' gradients
         *clip,
         optax.partition({TRAINED: rule(schedule), FROZEN: from_thaw_step(later)}, group),
+        *by_layer,
     )
+
+
+def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the updates of each layer by its factor (see `rates` of `make_optimizer`)."""
+
+    def scale(updates: PyTree, params: PyTree | None) -> PyTree:
+        del params
+        return jax.tree.map(jnp.multiply, updates, rate_factors(updates, factors))
+
+    def check(params: PyTree) -> optax.EmptyState:
+        rate_factors(params, factors)
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(check, optax.stateless(scale).update)

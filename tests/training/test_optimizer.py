@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from ssd_jax.inference import Detector
-from ssd_jax.training import create_state, is_bias, is_decayed, make_optimizer, make_schedule
+from ssd_jax.training import create_state, is_bias, is_decayed, make_optimizer, make_schedule, rate_factors
 
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
@@ -106,6 +106,8 @@ def test_wrong_schedules_are_refused(options, message):
         ({"weight_decay": -0.1}, "optimizer.weight_decay must be at least 0; got -0.1"),
         ({"bias_multiplier": float("nan")}, "optimizer.bias_multiplier must be at least 0; got nan"),
         ({"clip_norm": -1.0}, "optimizer.clip_norm must be at least 0; got -1.0"),
+        ({"rates": {"trunk": 0.0}}, "optimizer.rates.trunk must be a number above 0; got 0.0"),
+        ({"rates": {"trunk": float("inf")}}, "optimizer.rates.trunk must be a number above 0; got inf"),
     ],
 )
 def test_wrong_optimizers_are_refused(options, message):
@@ -122,6 +124,69 @@ def test_adamw_uses_neither_momentum_nor_bias_multiplier():
         updates.append(optimizer.update(params, optimizer.init(params), params)[0])
     assert updates[0] == updates[1]
     assert updates[0]["loc0"]["conv"]["kernel"] == updates[0]["loc0"]["conv"]["bias"]
+
+
+def rates_params():
+    conv = {"conv": {"kernel": jnp.array(1.0), "bias": jnp.array(2.0)}}
+    return {"trunk": {"stem": conv, "stage1": conv}, "loc0": conv}
+
+
+def moved(optimizer, gradients=(1.0, -3.0, 2.0)):
+    """Return by how far each parameter moves in three steps whose gradients are these, for every parameter."""
+    params, state = rates_params(), None
+    for gradient in gradients:
+        state = state or optimizer.init(params)
+        updates, state = optimizer.update(
+            jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda a, b: float(a - b), params, rates_params())
+
+
+@pytest.mark.parametrize("frozen", [(), ("trunk/stage1",)])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_layer_with_a_factor_moves_as_with_an_optimizer_of_that_rate(kind, frozen):
+    options = {"kind": kind, "weight_decay": 0.0, "frozen": frozen}  # with decay, each layer's path is its own
+    schedule = make_schedule(learning_rate=0.1, steps=3, kind="cosine")
+    got = moved(make_optimizer(schedule, **options, rates={"trunk": 0.1, "loc0": 2.0}))
+    slow = moved(make_optimizer(lambda step: 0.1 * schedule(step), **options))
+    fast = moved(make_optimizer(lambda step: 2.0 * schedule(step), **options))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got["trunk"], slow["trunk"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got["loc0"], fast["loc0"])
+    assert got["loc0"]["conv"]["kernel"] != 0
+    assert (got["trunk"]["stage1"]["conv"]["kernel"] == 0) == bool(frozen)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_factor_scales_the_decay_too(kind):
+    # Without gradients and momentum only the decay moves a kernel: by rate * decay * kernel.
+    schedule = make_schedule(learning_rate=0.1, steps=1)
+    optimizer = make_optimizer(schedule, kind=kind, momentum=0.0, weight_decay=0.5, rates={"trunk": 0.1})
+    got = moved(optimizer, gradients=(0.0,))
+    np.testing.assert_allclose(got["trunk"]["stem"]["conv"]["kernel"], -0.1 * 0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(got["loc0"]["conv"]["kernel"], -0.1 * 0.5, rtol=1e-5)
+
+
+def test_the_longest_name_decides_whatever_the_order():
+    params = rates_params()
+    for rates in ({"trunk": 0.1, "trunk/stage*": 0.5}, {"trunk/stage*": 0.5, "trunk": 0.1}):
+        factors = rate_factors(params, rates)
+        assert factors["trunk"]["stem"] == {"conv": {"kernel": 0.1, "bias": 0.1}}
+        assert factors["trunk"]["stage1"] == {"conv": {"kernel": 0.5, "bias": 0.5}}
+        assert factors["loc0"] == {"conv": {"kernel": 1.0, "bias": 1.0}}
+    whole = moved(make_optimizer(lambda _: 0.1, rates={"trunk": 0.1, "trunk/stem": 1.0}))
+    assert whole["trunk"]["stem"] == whole["loc0"] != whole["trunk"]["stage1"]
+
+
+def test_a_factor_of_one_leaves_the_optimizer_as_it_was_so_that_older_states_fit():
+    states = [make_optimizer(lambda _: 0.1, rates=rates).init(rates_params()) for rates in (None, {"trunk": 1.0})]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_a_rate_for_a_layer_that_does_not_exist_is_refused():
+    optimizer = make_optimizer(lambda _: 0.1, rates={"vgg": 0.1})
+    with pytest.raises(ValueError, match=r"^rates must name layers of loc0, trunk/stage1, trunk/stem; got 'vgg'$"):
+        optimizer.init(rates_params())
 
 
 def test_a_model_overfits_one_image_and_the_detector_returns_its_boxes():
