@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssd_jax"
 
 # From the bottom to the top: a room imports only rooms before it.
 ORDER = [
-    *("moved", "files", "command"),
+    *("lazy", "moved", "files", "command"),
     *("box", "loss", "preprocess", "metrics", "data", "augment", "model", "parallel", "checkpoint"),
     *("inference", "training", "pretrained", "report", "loop", "cli", "__main__"),
     *("datasets", "batching", "classes"),  # old names of rooms: nothing may import them
@@ -195,3 +195,11 @@ def test_without_a_device_jax_computes_nothing():
     result = run("import jax.numpy\njax.numpy.zeros(1)", **NO_DEVICE)
     assert result.returncode != 0
     assert "no_such_platform" in result.stderr
+
+
+def test_detections_and_the_reading_of_images_need_no_jax():
+    code = (
+        "import sys\nimport ssd_jax.inference.detector, ssd_jax.inference.drawing\nfrom ssd_jax.data import warp\n"
+        "print([name for name in ('jax', 'flax', 'orbax', 'grain', 'optax') if name in sys.modules])"
+    )
+    assert run(code).stdout.strip() == "[]"

@@ -102,3 +102,17 @@ def test_a_name_that_never_existed_is_missing_under_an_old_name_too(old):
     for name in ("no_such_name", "__no_such_name__"):
         with pytest.raises(AttributeError, match=name):
             getattr(importlib.import_module(old), name)
+
+
+@pytest.mark.parametrize("room", ["data", "inference"])
+def test_the_lazy_names_of_a_room_are_those_that_type_checkers_see(room):
+    path = PACKAGE / room / "__init__.py"
+    (block,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    package = importlib.import_module(f"ssd_jax.{room}")
+    assert sorted(alias.name for node in imports for alias in node.names) == sorted(package.__all__)
+    for node in imports:
+        for alias in node.names:
+            assert getattr(package, alias.name) is getattr(importlib.import_module(node.module), alias.name)
+    with pytest.raises(AttributeError, match=f"^module 'ssd_jax.{room}' has no attribute 'nothing'$"):
+        _ = package.nothing

@@ -7,16 +7,37 @@ number of threads, with or without a cache. Process p of n reads every n-th row 
 would read.
 """
 
-from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
-from ssd_jax.data.coco import COCOJson, open_coco
-from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
-from ssd_jax.data.example import Example, Source
-from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
-from ssd_jax.data.image import GREY, ReadOptions, decode_image, decoded_size, shrink, warp
-from ssd_jax.data.open import KINDS, open_source
-from ssd_jax.data.shapes import Shapes
-from ssd_jax.data.tfds import TFDS
-from ssd_jax.data.voc import VOCFolder
+from typing import TYPE_CHECKING
+
+from ssd_jax.lazy import lazy
+
+if TYPE_CHECKING:
+    from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
+    from ssd_jax.data.coco import COCOJson, open_coco
+    from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
+    from ssd_jax.data.example import Example, Source
+    from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
+    from ssd_jax.data.image import GREY, ReadOptions, decode_image, decoded_size, shrink, warp
+    from ssd_jax.data.open import KINDS, open_source
+    from ssd_jax.data.shapes import Shapes
+    from ssd_jax.data.tfds import TFDS
+    from ssd_jax.data.voc import VOCFolder
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "batches": "Batch eval_batches pad_boxes train_batches",
+        "coco": "COCOJson open_coco",
+        "combine": "Examples Joined OnlyClasses Subset coco_truth",
+        "example": "Example Source",
+        "formats": "EXTENSIONS UnreadableImage",
+        "image": "GREY ReadOptions decode_image decoded_size shrink warp",
+        "open": "KINDS open_source",
+        "shapes": "Shapes",
+        "tfds": "TFDS",
+        "voc": "VOCFolder",
+    },
+)
 
 __all__ = [
     "EXTENSIONS",

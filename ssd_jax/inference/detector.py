@@ -1,50 +1,24 @@
-"""A trained model, ready to find objects in images."""
+"""A trained model, ready to find objects in images. JAX is imported when a detector of a checkpoint is made."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-import jax
 import numpy as np
-from flax.typing import VariableDict
 
-from ssd_jax.box import to_pixels
-from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.data import UnreadableImage, decode_image, warp
+from ssd_jax.data.formats import UnreadableImage
+from ssd_jax.data.image import decode_image, warp
 from ssd_jax.files import read_bytes
-from ssd_jax.inference.selection import SelectOptions, make_detect
-from ssd_jax.model import SSD, from_description
+from ssd_jax.inference.detections import Detections
+
+if TYPE_CHECKING:
+    from flax.typing import VariableDict
+
+    from ssd_jax.inference.selection import SelectOptions
+    from ssd_jax.model import SSD
 
 Image = np.ndarray | str | Path  # RGB uint8 [h, w, 3], or the path of a file
-
-
-class Detections(NamedTuple):
-    """What was found in one image, best first."""
-
-    boxes: np.ndarray  # [n, 4] float32 corners in pixels, inside the image
-    scores: np.ndarray  # [n] float32, softmax probabilities
-    labels: np.ndarray  # [n] int32, 1..C-1; class_names[label - 1] is the name
-
-    @classmethod
-    def from_model(
-        cls, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, size: Sequence[int] | np.ndarray
-    ) -> "Detections":
-        """Drop the padding rows of what `select` returned, and scale the corners to an image.
-
-        Args:
-          boxes: corners [D, 4], fractions.
-          scores: [D].
-          labels: [D], 0 in padding rows.
-          size: (height, width) of the image in pixels.
-        """
-        found = np.asarray(labels) > 0  # [D]
-        corners = np.asarray(to_pixels(np.asarray(boxes, np.float32)[found], size), np.float32)
-        return cls(corners, np.asarray(scores)[found], np.asarray(labels)[found])
-
-    def above(self, score: float) -> "Detections":
-        """Keep the detections with this score or a higher one."""
-        return Detections(*(part[self.scores >= score] for part in self))
 
 
 class Detector:
@@ -53,20 +27,22 @@ class Detector:
     Attributes:
       model: the network; `model.spec` has its input size and priors.
       variables: its parameters and BatchNorm statistics.
+      image_size: side of its square input, pixels.
       class_names: of labels 1, 2, ...
       step: of the checkpoint it was loaded from, if any.
       batch_size: images that the network sees together.
+      options: those of `select` that were set.
     """
 
     def __init__(
         self,
-        model: SSD,
-        variables: VariableDict,
+        model: "SSD",
+        variables: "VariableDict",
         class_names: Sequence[str],
         *,
         step: int | None = None,
         batch_size: int = 8,
-        **options: Unpack[SelectOptions],
+        **options: "Unpack[SelectOptions]",
     ) -> None:
         """Prepare to detect in `batch_size` images at a time.
 
@@ -81,14 +57,22 @@ class Detector:
         Raises:
           ValueError: for an option that does not exist or has a wrong value.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
+        import jax
+
+        from ssd_jax.inference.selection import make_detect
+
         if len(class_names) != model.num_classes - 1:
             raise ValueError(f"class_names must be {model.num_classes - 1} names; got {len(class_names)}")
-        self.model, self.class_names, self.step = model, tuple(class_names), step
-        self.batch_size = batch_size
+        self._describe(model.spec.image_size, class_names, step, batch_size)
+        self.model, self.options = model, options
         self._detect = jax.jit(make_detect(model, **options))
         self.variables = jax.device_put(variables)
+
+    def _describe(self, image_size: int, class_names: Sequence[str], step: int | None, batch_size: int) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
+        self.image_size, self.class_names, self.step = image_size, tuple(class_names), step
+        self.batch_size = batch_size
 
     def __call__(self, images: Iterable[Image]) -> list[Detections]:
         """Detect in all of `images` and return a list, in their order.
@@ -120,14 +104,18 @@ class Detector:
 
     def _detect_batch(self, images: list[np.ndarray]) -> list[Detections]:
         # The batch is padded to a power of two: a handful of compilations serve every number of images.
-        batch = np.zeros((1 << (len(images) - 1).bit_length(), *(self.model.spec.image_size,) * 2, 3), np.uint8)
+        batch = np.zeros((1 << (len(images) - 1).bit_length(), self.image_size, self.image_size, 3), np.uint8)
         for row, image in zip(batch, images, strict=False):
-            row[:] = warp(image, self.model.spec.image_size)
-        results = jax.device_get(self._detect(self.variables, batch))
+            row[:] = warp(image, self.image_size)
+        results = map(np.asarray, self._run(batch))
         return [
             Detections.from_model(boxes, scores, labels, image.shape[:2])
             for boxes, scores, labels, image in zip(*results, images, strict=False)
         ]
+
+    def _run(self, batch: np.ndarray) -> Iterable[Any]:
+        """Return corners [B, D, 4], scores [B, D] and labels [B, D] of uint8 [B, S, S, 3], maybe still computing."""
+        return self._detect(self.variables, batch)
 
 
 def load_detector(
@@ -135,7 +123,7 @@ def load_detector(
     *,
     step: int | str | None = None,
     batch_size: int = 8,
-    **options: Unpack[SelectOptions],
+    **options: "Unpack[SelectOptions]",
 ) -> Detector:
     """Load a checkpoint of a run for detection.
 
@@ -151,6 +139,9 @@ def load_detector(
       FileNotFoundError: if there is no such checkpoint.
       ValueError: for a damaged checkpoint, or a wrong option.
     """
+    from ssd_jax.checkpoint import Checkpoints
+    from ssd_jax.model import from_description
+
     with Checkpoints.of_run(directory) as checkpoints:
         step = checkpoints.find(step)
         description = checkpoints.description(step)

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ssd_jax.inference.detector import Detections
+from ssd_jax.inference.detections import Detections
 
 # Easily told apart on photographs, RGB; classes beyond the last colour start over.
 COLOURS = (
