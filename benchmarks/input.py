@@ -1,12 +1,15 @@
 """Images a second that one core of the host gets ready, against Caffe's way in NumPy and OpenCV.
 
     python benchmarks/input.py [--root DIR] [--images 256] [--repeat 5]
+    python benchmarks/input.py --large [--images 32] [--repeat 5]
 
 The process keeps itself to one core, and counts its processor time, not what others take of the core. Ours is
 `data.train_batches`: decode, place in canvases of 512 pixels; the augmentation is then the accelerator's. Caffe's
 way is to decode and to augment to 300 x 300 on the host. Images are 500 x 375 JPEGs drawn here, with a photograph's
 spectrum and size in bytes, or those of `--root`; the files are in memory. Every figure is the median of `--repeat`
 passes over the images.
+
+`--large` compares decoding at the full and at a reduced scale on 4000 x 3000 JPEGs instead.
 """
 
 import argparse
@@ -73,9 +76,13 @@ def decode(count, source):
 
 
 def batches_of(source, **options):
-    batches = data.train_batches(
+    return data.train_batches(
         source, batch_size=BATCH, canvas_size=CANVAS, max_boxes=MAX_BOXES, seed=0, threads=0, **options
     )
+
+
+def run_batches(source, **options):
+    batches = batches_of(source, **options)
 
     def run(count, source):
         for _ in range(count // BATCH):
@@ -119,15 +126,39 @@ def rate(run, count, source, repeat):
     return count / np.median(seconds[1:])
 
 
+def compare_reduced_decoding(count, repeat):
+    """Print the rates of batches of a sharp and a soft large JPEG, at the full and at a reduced scale."""
+    rng = np.random.default_rng(0)
+    soft = cv2.resize(photograph(rng, 1500, 2000), (4000, 3000), interpolation=cv2.INTER_CUBIC)
+    for name, image in (("sharp", photograph(rng, 3000, 4000)), ("soft", soft)):
+        source = Images([cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()])
+        full, reduced = (
+            next(batches_of(source, reduced_decoding=reduced)).arrays["images"][0].astype(float)
+            for reduced in (False, True)
+        )
+        slow, fast = (
+            rate(run_batches(source, reduced_decoding=reduced), count, None, repeat) for reduced in (False, True)
+        )
+        print(
+            f"4000 x 3000, {name}, {len(source.files[0]) / 1e6:.1f} MB: {slow:.1f} images a second and core, with "
+            f"reduced decoding {fast:.1f}: {fast / slow:.2f} times; RMS difference {np.std(reduced - full):.2f}",
+            flush=True,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of JPEGs, instead of drawn ones")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--large", action="store_true", help="compare `reduced_decoding` on 4000 x 3000 JPEGs")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
 
+    if arguments.large:
+        compare_reduced_decoding(arguments.images, arguments.repeat)
+        return
     files = [path.read_bytes() for path in sorted(arguments.root.glob("*.jpg"))] if arguments.root else drawn(64)
     source = Images(files)
     print(
@@ -137,8 +168,8 @@ def main():
     )
     runs = {
         "decode alone": decode,
-        f"batches of {CANVAS} x {CANVAS} canvases": batches_of(source),
-        f"batches of {CANVAS} x {CANVAS} canvases, cached": batches_of(Images(files, arguments.images), cache_gb=10),
+        f"batches of {CANVAS} x {CANVAS} canvases": run_batches(source),
+        f"batches of {CANVAS} x {CANVAS} canvases, cached": run_batches(Images(files, arguments.images), cache_gb=10),
         "Caffe's way, five interpolations": caffe(tuple(caffe_augment.INTERPOLATIONS)),
         "Caffe's way, linear only": caffe(("linear",)),
     }

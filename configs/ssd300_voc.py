@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     config.data.train_difficult = True  # also train on objects that are marked as difficult, as Caffe does
     config.data.max_unreadable = 10  # unreadable images to skip before the run stops
     config.data.cache_gb = 0.0  # gigabytes of decoded images that each process keeps in memory
+    config.data.reduced_decoding = False  # True: decode JPEGs that are much larger than the canvas at a lower scale
     config.data.threads = 4  # read and decode images
 
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))

@@ -47,13 +47,16 @@ class Example:
         if n and np.min(self.labels) < 1:
             raise ValueError(f"{self.image_id}: labels must be at least 1; got {np.min(self.labels)}")
 
-    def decode(self) -> np.ndarray:
+    def decode(self, *, at_least: int | None = None) -> np.ndarray:
         """Return the image as RGB uint8 [h, w, 3], turned so that the boxes fit: see `ReadOptions.exif`.
+
+        Args:
+          at_least: of `decode_image`.
 
         Raises:
           UnreadableImage: the image cannot be decoded.
         """
-        return decode_image(self.image, size=self.size, options=self.options)
+        return decode_image(self.image, size=self.size, options=self.options, at_least=at_least)
 
 
 class Source(Protocol):

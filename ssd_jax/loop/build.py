@@ -82,6 +82,7 @@ class Run:
             start_step=start_step,
             strict=data.strict,
             cache_gb=data.cache_gb,
+            reduced_decoding=data.reduced_decoding,
             threads=data.threads,
             process_index=here.process,
             process_count=here.processes,

@@ -59,6 +59,7 @@ def defaults() -> dict[str, Any]:
             "train_difficult": True,
             "max_unreadable": 10,
             "cache_gb": 0.0,
+            "reduced_decoding": False,
             "threads": 4,
         },
         "optimizer": {"frozen": (), "thaw_step": 0, "rates": {"trunk": 1.0}},

@@ -3,6 +3,7 @@ import logging
 import re
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from image_files import encode, make_image
@@ -11,7 +12,7 @@ from ssd_jax import data
 from ssd_jax.data import Batch, Example, UnreadableImage
 
 
-def example(name, image, n=1, difficult=None):
+def example(name, image, n=1, difficult=None, size=None):
     boxes = np.linspace(0.05, 0.9, 4 * n, dtype=np.float32).reshape(n, 4)
     return Example(
         name,
@@ -19,6 +20,7 @@ def example(name, image, n=1, difficult=None):
         boxes,
         np.arange(1, n + 1, dtype=np.int32),
         np.zeros(n, bool) if difficult is None else np.array(difficult),
+        size=size,
     )
 
 
@@ -145,6 +147,27 @@ def test_batches_follow_from_the_seed_and_the_step_alone(start, threads, process
             for batch in whole
         ]
         assert_same(take(share, 5), expected)
+
+
+def test_reduced_decoding_keeps_sizes_boxes_and_the_order(caplog):
+    random = np.random.default_rng(0)
+    images = []
+    for k, (height, width) in enumerate([(150, 200), (64, 90), (260, 300), (40, 50)]):
+        smooth = cv2.resize(
+            random.integers(0, 256, (4, 5, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        images.append(example(f"p{k}", encode(smooth, ".jpg"), k, size=(height, width + (k == 2))))
+    full, reduced = (
+        take(data.train_batches(images, **OPTIONS, reduced_decoding=choice, threads=0), 5) for choice in (False, True)
+    )
+    for a, b in zip(map(everything, full), map(everything, reduced), strict=True):
+        assert np.abs(a.pop("images").astype(int) - b.pop("images")).max() < 40
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert [int(batch.info["size_differs"].sum()) for batch in reduced] == [1] * 5
+    assert "p2: the size in the annotation must be the image's, 300 x 260; got 301 x 260" in caplog.text
+    resumed = take(data.train_batches(images, **OPTIONS, reduced_decoding=True, start_step=2, threads=3), 3)
+    assert_same(resumed, reduced[2:])
 
 
 # -- the cache

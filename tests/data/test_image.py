@@ -46,7 +46,7 @@ def test_decode_refuses_part_of_a_file(extension, part):
     cut = file[: int(len(file) * part)] if part > 0 else file[:part]
     with pytest.raises(UnreadableImage, match=r"^the file is cut short \(no end-of-image marker in its \d+ bytes\)$"):
         data.decode_image(cut)
-    with pytest.raises(UnreadableImage, match="cut short"):
+    with pytest.raises(UnreadableImage, match=r"cut short"):
         data.decode_image(cut + bytes(len(file) - len(cut)))  # as a broken download leaves it
 
 
@@ -55,7 +55,7 @@ def test_a_thumbnails_end_is_not_the_images():
     header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     whole = jpeg[:2] + header + jpeg[2:]
     np.testing.assert_array_equal(data.decode_image(whole), data.decode_image(jpeg))
-    with pytest.raises(UnreadableImage, match="cut short"):
+    with pytest.raises(UnreadableImage, match=r"cut short"):
         data.decode_image(whole[:-2])
 
 
@@ -367,6 +367,29 @@ def test_shrink_moves_nothing(factor):
 def test_shrink_never_loses_a_side():
     assert data.shrink(make_image(1000, 2), 64).shape == (64, 1, 3)
     assert data.shrink(make_image(2, 1000), 64).shape == (1, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "divisor"), [(None, 1), (101, 1), (100, 2), (51, 2), (50, 4), (26, 4), (25, 8), (1, 8)]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_can_be_decoded_at_a_reduced_scale(at_least, divisor, orientation):
+    random = np.random.default_rng(0)
+    smooth = cv2.resize(random.integers(0, 256, (4, 5, 3), np.uint8), (303, 199), interpolation=cv2.INTER_CUBIC)
+    file = with_orientation(smooth, orientation, "JPEG")
+    reduced = data.decode_image(file, at_least=at_least)
+    height, width = -(-199 // divisor), -(-303 // divisor)
+    assert reduced.shape[:2] == ((width, height) if orientation == 6 else (height, width))
+    mean = upright(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_AREA), orientation)
+    error = reduced.astype(float) - mean
+    assert np.sqrt(np.mean(error[2:-2, 2:-2] ** 2)) < 4
+    assert np.array_equal(data.decode_image(encode(smooth, ".png"), at_least=1), smooth)
+
+
+def test_damage_is_found_at_a_reduced_scale():
+    file = encode(make_image(160, 200), ".jpg")
+    with pytest.raises(UnreadableImage, match=r"cut short"):
+        data.decode_image(file[: len(file) // 2], at_least=20)
 
 
 def test_warp_is_linear_with_pixel_centres_at_halves():
