@@ -1,16 +1,46 @@
 """The command line: ssd-jax COMMAND, or python -m ssd_jax COMMAND."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-# Modules with a `main(arguments)`; only that of the command is imported.
-COMMANDS = {"check": "ssd_jax.report.check", "report": "ssd_jax.loop.pages"}
+from ssd_jax import __version__
+from ssd_jax.config_file import config_names
+
+# A module with a `main(arguments)`, and what it does. Only the module of the command that is run is imported.
+COMMANDS = {
+    "train": ("ssd_jax.commands.train", "train a detector"),
+    "eval": ("ssd_jax.commands.eval", "evaluate a run"),
+    "detect": ("ssd_jax.commands.detect", "detect in images, and draw what is found"),
+    "check": ("ssd_jax.report.check", "report what is in a dataset, and what is wrong with it"),
+    "report": ("ssd_jax.loop.pages", "write the evaluation page of one or more runs"),
+}
+HELP = """usage: ssd-jax COMMAND [...]
+
+{commands}
+
+examples:
+  ssd-jax train --config=shapes --workdir=runs/shapes
+  ssd-jax detect --workdir=runs/shapes --out=drawings photo.jpg
+
+configs: {configs}
+ssd-jax COMMAND --help describes a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names, with the arguments that follow it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] not in COMMANDS:
-        sys.exit(f"usage: ssd-jax COMMAND; COMMAND must be one of {', '.join(COMMANDS)}")
-    importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        commands = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+        print(HELP.format(commands=commands, configs=", ".join(config_names())))
+        return
+    if arguments[0] == "--version":
+        print(f"ssd-jax {__version__}")
+        return
+    if arguments[0] not in COMMANDS:
+        sys.exit(f"error: COMMAND must be one of {', '.join(COMMANDS)}; got {arguments[0]!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a config may name a module of the user's, as in data.source=my_module:open
+    module, _ = COMMANDS[arguments[0]]
+    importlib.import_module(module).main(arguments[1:])

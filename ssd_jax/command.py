@@ -1,42 +1,102 @@
 """What every command line shares: flags, errors of one line, and an output whose reader may go away."""
 
+import argparse
 import contextlib
-import linecache
+import difflib
 import logging
 import os
 import re
 import select
 import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TextIO
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO
 
 import absl.logging
-from absl import flags
-from ml_collections import ConfigDict
+
+from ssd_jax.config_file import FULL, config_names, describe_fields
+
+COMMON_FIELDS = (
+    *("steps", "batch_size", "seed", "log_every", "save_every", "eval_every", "init_from", "ema_decay"),
+    *("data.source", "data.root", "data.train", "data.eval", "data.class_names", "data.canvas_size"),
+    *("model.backbone", "model.width", "model.dtype"),
+    *("schedule.kind", "schedule.learning_rate", "schedule.warmup_steps", "optimizer.kind", "eval.batch_size"),
+)
+"""The fields of a config that the help of every command shows."""
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags, for `app.run`. A wrong flag, or a mistake in the config, ends the program with one line.
+class Parser(argparse.ArgumentParser):
+    """Parses what follows the name of a command.
 
-    The line of a mistake in the config's file is shown. SSD_JAX_TRACEBACK=1 shows the whole traceback.
+    Its help ends with examples, the names of the configs, and their common fields with the defaults. A wrong flag
+    ends the program with one line and code 2.
     """
-    path = _config_path(argv)
-    if path is not None and not Path(path).is_file():
-        sys.exit(f"error: no such config: {path}")
-    try:
-        arguments = flags.FLAGS(argv)
-        if path is not None:
-            _check_config(path)
-    except Exception as error:  # a config is a program, which may raise anything
-        if os.environ.get("SSD_JAX_TRACEBACK"):
-            raise
-        text = _what_is_wrong(argv, path, error)
-        if text is None:
-            raise
-        sys.exit(f"error: {_one_line(text)}")
-    return arguments
+
+    def __init__(self, name: str, description: str, *, examples: Sequence[str], fields: str = "") -> None:
+        """Make a parser without flags.
+
+        Args:
+          name: of the command.
+          description: what it does.
+          examples: command lines, without "ssd-jax".
+          fields: says whose fields `--config.FIELD=VALUE` changes; "" for a command that takes no such flag.
+        """
+        super().__init__(
+            prog=f"ssd-jax {name}",
+            description=textwrap.fill(description, 100),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._examples, self._fields = examples, fields
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments; `overrides` of the result has the flags `--config.FIELD=VALUE`, for `config_file`."""
+        rest, overrides = _split_overrides(arguments)
+        if overrides and not self._fields:
+            self.error(f"unrecognized arguments: {' '.join(overrides)}")
+        unknown = [flag for flag in rest if re.match("--.", flag) and not self._knows(flag)]
+        if unknown:  # argparse would first miss the flag that was meant
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {close[0]}?" if close else "")
+            )
+        options = self.parse_intermixed_args(rest)
+        options.overrides = overrides
+        return options
+
+    def format_help(self) -> str:
+        """Return the help."""
+        lines = [super().format_help(), "examples:", *(f"  ssd-jax {example}" for example in self._examples), ""]
+        lines += textwrap.wrap(f"configs: {', '.join(config_names())}; or a file of your own.", 100)
+        changes = f"--config.FIELD=VALUE changes {self._fields}. " if self._fields else ""
+        lines += ["", f"{changes}Common fields, with the values of {FULL}:"]
+        rows = describe_fields(COMMON_FIELDS)
+        width, length = (max(len(row[column]) for row in rows) for column in (0, 1))
+        lines += [f"  {name:<{width}}  {value:<{length}}  {text}".rstrip() for name, value, text in rows]
+        return "\n".join(lines) + "\n"
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one line."""
+        self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help lists the flags\n")
+
+    def _knows(self, flag: str) -> bool:
+        return flag.partition("=")[0] in self._option_string_actions
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the other arguments, and the flags that change a config; their value may be an argument of its own."""
+    rest: list[str] = []
+    overrides: list[str] = []
+    arguments = list(arguments)
+    while arguments:
+        argument = arguments.pop(0)
+        if not re.match(r"--?(no)?config\.", argument):
+            rest.append(argument)
+            continue
+        overrides.append(argument)
+        if "=" not in argument and arguments and not arguments[0].startswith("-"):
+            overrides.append(arguments.pop(0))
+    return rest, overrides
 
 
 def parse_step(text: str | None) -> int | str | None:
@@ -46,12 +106,6 @@ def parse_step(text: str | None) -> int | str | None:
     if not text.isdecimal():
         raise ValueError(f"step must be a number or best; got {text!r}")
     return int(text)
-
-
-def refuse_arguments(argv: list[str]) -> None:
-    """Raise `ValueError` for an argument that is no flag, where a script takes none."""
-    if len(argv) > 1:
-        raise ValueError(f"arguments must be flags, --NAME=VALUE; got {' '.join(argv[1:])}")
 
 
 @contextlib.contextmanager
@@ -137,69 +191,6 @@ class Output:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
-
-
-def _config_path(argv: list[str]) -> str | None:
-    """Return the file that --config names, without the argument after its colon; None if there is no such flag."""
-    text = "\n".join(argv[1:])
-    found = re.search(r"^--?config[=\n]([^:\n]+)", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def _check_config(path: str) -> None:
-    config = flags.FLAGS["config"].value
-    if not isinstance(config, ConfigDict):
-        getattr(config, "lock", None)  # raises the OSError of get_config, which ml_collections keeps for later
-        raise ValueError(f"{path}: get_config() must return a ConfigDict; got {type(config).__name__}")
-
-
-def _what_is_wrong(argv: list[str], path: str | None, error: Exception) -> str | None:
-    """Say in a line what is wrong with the flags or the config; None for a fault of neither."""
-    if path is not None:
-        mistake = _mistake_in(path, error)
-        if mistake:
-            return mistake
-        if "has no attribute 'get_config'" in str(error):
-            return f"{path}: a config must define get_config(); got a file without it"
-        if isinstance(error, AttributeError | KeyError | IndexError):
-            return _wrong_field(argv, error)
-    return str(error) if isinstance(error, flags.Error | ValueError) else None
-
-
-def _mistake_in(path: str, error: BaseException | None) -> str | None:
-    """Show the line of the file `path` that raised `error`, or one of the errors that led to it."""
-    while error is not None:
-        if isinstance(error, SyntaxError) and _same_file(error.filename, path):
-            return f"{path}, line {error.lineno}: {(error.text or '').strip()}: {error.msg}"
-        frames = traceback.walk_tb(error.__traceback__)
-        lines = [line for frame, line in frames if _same_file(frame.f_code.co_filename, path)]
-        if lines:
-            line = linecache.getline(path, lines[-1]).strip()
-            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-            message = re.sub(r"\s*Other fields present: .*", "", text)  # ml_collections lists every field
-            return f"{path}, line {lines[-1]}: {line}: {type(error).__name__}: {message}"
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _same_file(name: str | None, path: str) -> bool:
-    return name is not None and os.path.realpath(name) == os.path.realpath(path)
-
-
-def _wrong_field(argv: list[str], error: Exception) -> str | None:
-    """Name the flag whose field the config lacks; ml_collections says which field, in one of several ways."""
-    text = str(error)
-    name = re.search(r"lookup: ([\w.]+)", text) or re.search(r"(\w+)", text)
-    if name is None:
-        return None
-    part = r"\[" if isinstance(error, IndexError) else rf"(^|\.){re.escape(name[1])}(\.|$)"
-    fields = {flag: re.match(r"--?config\.([^=]+)", flag) for flag in argv[1:]}
-    wrong = [flag for flag, field in fields.items() if field and re.search(part, field[1])]
-    if not wrong:
-        return None
-    meant = re.search(r'Did you mean "(\w+)"', text)
-    hint = f"; did you mean {meant[1]!r}?" if meant else ""
-    return f"a --config. flag must name a field of the config; got {wrong[0]}{hint}"
 
 
 def _without_number(error: Exception) -> str:

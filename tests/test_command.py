@@ -1,20 +1,21 @@
-"""What command lines share: one-line errors, the config's mistakes, and an output that may be gone."""
+"""What command lines share: flags, help, one-line errors, and an output that may be gone."""
 
+import ast
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 
 import pytest
-from absl import flags
 from launch import ROOT
-from ml_collections import config_flags
 
-from ssd_jax.command import Output, command, parse_flags, parse_step, refuse_arguments
-
-# ml_collections loads a config by a method that Python 3.11 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+import ssd_jax
+from configs import ssd300_voc
+from ssd_jax.cli import COMMANDS, main
+from ssd_jax.command import COMMON_FIELDS, Output, Parser, command, parse_step
+from ssd_jax.config_file import config_names, describe_fields
 
 LOGGER = logging.getLogger("ssd_jax")
 
@@ -52,119 +53,107 @@ def test_a_step_is_a_number_or_best(text):
         parse_step(text)
 
 
-def test_arguments_that_are_no_flags_are_refused():
-    refuse_arguments(["train.py"])
-    with pytest.raises(ValueError, match="arguments must be flags, --NAME=VALUE; got one two"):
-        refuse_arguments(["train.py", "one", "two"])
-
-
-# ---------------------------------------------------------------------------------------------- the config
-
-CONFIG = """
-import numpy as np
-from ml_collections import ConfigDict
-
-def get_config(size=""):
-    config = ConfigDict({"steps": 3, "data": {"root": "", "sizes": (1, 2)}})
-    config.lock()
-    # a mistake
-    return config
-"""
+# ---------------------------------------------------------------------------------------------- flags
 
 
 @pytest.fixture
-def parse(tmp_path, monkeypatch):
-    """Parse flags with a config in which `# a mistake` is another line."""
-    monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
-    config_flags.DEFINE_config_file("config", None, "")
-
-    def parse(line="", *rest, text=CONFIG, separate=False, argument=""):
-        path = tmp_path / "mine.py"
-        path.write_text(text.replace("# a mistake", line))
-        named = ["--config", f"{path}{argument}"] if separate else [f"--config={path}{argument}"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *named, *rest])  # where ml_collections looks for --config.
-        parse_flags(sys.argv)
-        return flags.FLAGS.config
-
-    yield parse
-    sys.modules.pop("config_config", None)
-    for name in list(flags.FLAGS):
-        if name.partition(".")[0] == "config":
-            delattr(flags.FLAGS, name)
+def parser():
+    parser = Parser("try", "Try something.", examples=("try --size=3",), fields="the config")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--size", type=int, default=1)
+    parser.add_argument("--fast", action="store_true")
+    return parser
 
 
-@pytest.mark.parametrize("options", [{}, {"separate": True}, {"argument": ":small"}])
-def test_a_config_is_read_and_changed_by_flags(parse, options):
-    config = parse("", "--config.steps=4", "--config.data.sizes=(7,)", **options)
-    assert (config.steps, config.data.sizes) == (4, (7,))
-
-
-@pytest.mark.parametrize("flag", ["--config.steps=4", "--log_dir=x"])
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("np.flot(3)", "AttributeError: module 'numpy' has no attribute 'flot'"),
-        ("config.stpes = 3", 'AttributeError: \'Key "stpes" does not exist and cannot be added since the'),
-        ("config['data']['rot']", "KeyError: 'rot'"),
-        ("int('a')", "ValueError: invalid literal for int() with base 10: 'a'"),
-        ("open('nowhere')", "FileNotFoundError: "),
-        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("return 1 +", "invalid syntax"),
-    ],
-)
-def test_a_mistake_in_a_config_is_one_line_that_shows_its_line(parse, line, message, flag, monkeypatch, tmp_path):
-    with pytest.raises(SystemExit) as caught:
-        parse(line, flag)
-    text = str(caught.value)
-    assert text.startswith(f"error: {tmp_path}/mine.py, line 8: {line}: ") and "\n" not in text
-    assert message in text
-    monkeypatch.setenv("SSD_JAX_TRACEBACK", "1")
-    with pytest.raises(Exception) as caught:
-        parse(line, flag)
-    assert not isinstance(caught.value, SystemExit)
+def test_flags_files_and_overrides_come_in_any_order(parser):
+    options = parser.read(["a", "--config.steps=3", "--size", "2", "b", "--config.data.root", "c", "--fast", "d"])
+    assert (options.files, options.size, options.fast) == (["a", "b", "d"], 2, True)
+    assert options.overrides == ["--config.steps=3", "--config.data.root", "c"]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("arguments", "message"),
     [
-        ("x = 1", "a config must define get_config(); got a file without it"),
-        ("def get_config():\n    return {'steps': 3}", "get_config() must return a ConfigDict; got dict"),
-        ("def get_config():\n    pass", "get_config() must return a ConfigDict; got NoneType"),
+        (["--sise=2"], "unrecognized arguments: --sise=2; did you mean --size?"),
+        (["--fst", "--other"], "unrecognized arguments: --fst --other; did you mean --fast?"),
+        (["--size=two"], "argument --size: invalid int value: 'two'"),
+        (["--confg.steps=2"], "unrecognized arguments: --confg.steps=2"),
     ],
 )
-def test_a_file_that_is_no_config_is_one_line(parse, text, message, tmp_path):
+def test_a_wrong_flag_is_one_line(parser, arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse(text=text)
-    assert str(caught.value) == f"error: {tmp_path}/mine.py: {message}"
+        parser.read(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}; ssd-jax try --help lists the flags\n"
 
 
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--config.data.rot=x", "; got --config.data.rot=x; did you mean 'root'?"),
-        ("--config.stps=4", "; got --config.stps=4; did you mean 'steps'?"),
-        ("--config.optimizer.lrr=1", "; got --config.optimizer.lrr=1"),
-        ("--config.steps.much=1", "; got --config.steps.much=1"),
-        ("--config.data.sizes[5]=1", "; got --config.data.sizes[5]=1"),
-        ("--config.steps=many", "flag --config.steps=many: invalid literal for int()"),
-        ("--config.steps", "Missing value for flag --config.steps"),
-        ("--confg=x", "Unknown command line flag 'confg'. Did you mean: config"),
-    ],
-)
-def test_a_flag_that_the_config_does_not_have_is_one_line(parse, flag, message):
+def test_a_command_without_a_config_refuses_its_fields(capsys):
+    with pytest.raises(SystemExit):
+        Parser("try", "Try something.", examples=()).read(["--config.steps=3"])
+    assert "error: unrecognized arguments: --config.steps=3" in capsys.readouterr().err
+
+
+def test_the_common_fields_are_those_of_the_full_config():
+    config = ssd300_voc.get_config()
+    for name, value, comment in describe_fields(COMMON_FIELDS):
+        assert config_path_of(config, name) == ast.literal_eval(value) if name != "data.class_names" else "VOC"
+        assert not comment.endswith(" ")
+
+
+def config_path_of(config, name):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+COMMAND_LINE = [sys.executable, "-X", "importtime", "-m", "ssd_jax"]
+
+
+def help_of(*arguments):
+    done = subprocess.run(
+        [*COMMAND_LINE, *arguments], cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return done.stdout, imported
+
+
+def test_the_help_names_the_commands_and_the_configs_and_does_not_import_jax():
+    text, imported = help_of("--help")
+    assert "ssd_jax.cli" in imported and not imported & {"jax", "numpy", "flax"}
+    for name, (_, summary) in COMMANDS.items():
+        assert f"  {name:<8} {summary}\n" in text
+    assert all(name in text for name in config_names())
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "detect"])
+def test_the_help_of_a_command_needs_no_jax(name):
+    text, imported = help_of(name, "--help")
+    assert "ssd_jax.config_file" in imported and not imported & {"jax", "numpy", "flax"}
+    assert text.startswith(f"usage: ssd-jax {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_examples_configs_and_common_fields(name, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("", "--config.data.root=here", flag)
-    text = str(caught.value)
-    assert text.startswith("error: ") and message in text and "\n" not in text
-    if "; got" in message:
-        assert text.startswith("error: a --config. flag must name a field of the config; got ")
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    examples = [line for line in text.splitlines() if line.startswith(f"  ssd-jax {name} ")]
+    assert len(examples) >= 2
+    assert all(config in text for config in config_names())
+    assert re.search(r"^  batch_size +32 +over all devices$", text, re.MULTILINE)
+    assert re.search(r"^  schedule.learning_rate +1e-3$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("named", [["--config=none.py:small"], ["--config", "none.py"], ["-config=none.py"]])
-def test_a_config_that_does_not_exist_is_one_line(named):
-    with pytest.raises(SystemExit, match=r"^error: no such config: none\.py$"):
-        parse_flags(["train.py", *named, "--workdir=runs/none"])
+def test_an_unknown_command_is_one_line_that_lists_the_commands():
+    with pytest.raises(SystemExit, match=r"^error: COMMAND must be one of train, eval, detect, .*; got 'tran'$"):
+        main(["tran"])
+
+
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"ssd-jax {ssd_jax.__version__}\n"
 
 
 # ---------------------------------------------------------------------------------------------- the output

@@ -20,6 +20,8 @@ SAME_FILES = {
     "__init__": "Python's name for a package",
     "__main__": "Python's name for what `python -m` runs",
     "classes": "classes.py is the old name of data/classes.py, until 0.2",
+    "train": "commands holds the command line of what loop does",
+    "detect": "commands holds the command line of what loop does",
     "coco": "data reads the annotations and metrics computes the numbers of one benchmark, COCO",
     "voc": "data reads the annotations and metrics computes the numbers of one benchmark, PASCAL VOC",
 }

@@ -1,12 +1,11 @@
-"""Evaluation pages of runs: python -m ssd_jax report WORKDIR [WORKDIR ...] [--split=SPLIT] [--out=FILE]."""
+"""Evaluation pages of runs: ssd-jax report WORKDIR [WORKDIR ...] [--split=SPLIT] [--out=FILE]."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ssd_jax.command import command
+from ssd_jax.command import Parser, command
 from ssd_jax.loop.build import open_split
 from ssd_jax.loop.log import read_log
 from ssd_jax.loop.workdir import load_config, split_name
@@ -25,7 +24,7 @@ def write_run_page(
     """Write the evaluation page of a run.
 
     Args:
-      workdir: of a run that was evaluated on the split by `eval.py`.
+      workdir: of a run that was evaluated on the split by `ssd-jax eval`.
       split: the default is the config's `data.eval`.
       out: the HTML file; the default is `report_SPLIT.html` in the workdir.
       record: what the evaluation saw; it is read from the workdir by default.
@@ -57,7 +56,7 @@ def write_runs_page(
     """Write a page that compares runs with the first of them on the same images.
 
     Args:
-      workdirs: two or more, each evaluated on the split by `eval.py`.
+      workdirs: two or more, each evaluated on the split by `ssd-jax eval`.
       out: the HTML file.
       split: the default is `data.eval` of the first run's config.
 
@@ -81,7 +80,7 @@ def evaluated(workdir: str | Path, split: str) -> Record:
     path = Path(workdir) / f"eval_{split_name(split)}.npz"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; evaluate first: python eval.py --workdir={workdir} --split={split}"
+            f"{path}: no such file; evaluate first: ssd-jax eval --workdir={workdir} --split={split}"
         )
     return load_record(path)
 
@@ -112,13 +111,15 @@ def run_names(workdirs: Sequence[str | Path]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the page that the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="ssd-jax report", description="Write the evaluation page of one or more runs."
+    parser = Parser(
+        "report",
+        "Write the evaluation page of one run, or compare several runs.",
+        examples=("report runs/mine --split=test", "report runs/first runs/second --out=comparison.html"),
     )
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a run that eval.py has evaluated")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a run that was evaluated")
     parser.add_argument("--split", help="the default is the config's data.eval")
     parser.add_argument("--out", help="the HTML file; report_SPLIT.html in the workdir, or comparison.html")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     with command():
         if len(options.workdirs) == 1:
             print(f"written to {write_run_page(options.workdirs[0], split=options.split, out=options.out)}")

@@ -5,19 +5,17 @@ import dataclasses
 import inspect
 import json
 import logging
-import runpy
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import SSD300_VOC, PriorSpec
-from ssd_jax.command import command
+from ssd_jax.command import Parser, command
+from ssd_jax.config_file import changed, read_config
 from ssd_jax.data.box_table import some
 from ssd_jax.data.open import KINDS, open_source
 from ssd_jax.inference.drawing import write_png
@@ -25,18 +23,21 @@ from ssd_jax.report.coverage import coverage, coverage_text
 from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIONS = inspect.signature(open_source).parameters
+EXAMPLES = (
+    "check voc_folder train --root=DIR --eval=val --sheet=samples.png",
+    "check coco_json train2017 --root=COCO --base=ssd300_coco --config.data.max_boxes=50",
+)
 MOST_BOXES = 20_000  # coverage is measured on so many boxes at most, drawn at random
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Parse the arguments that follow the name of the command, and print a report."""
-    parser = argparse.ArgumentParser(
-        prog="ssd-jax check",
-        description="Report what a dataset holds, what is wrong with it, and how well priors cover its boxes.",
-        epilog="--config.FIELD=VALUE changes a field of --base, as in training: --config.data.max_boxes=100.",
-        allow_abbrev=False,
+    parser = Parser(
+        "check",
+        "Report what a dataset holds, what is wrong with it, and how well priors cover its boxes.",
+        examples=EXAMPLES,
+        fields="--base",
     )
     parser.add_argument("kind", help=f"{', '.join(KINDS)}, or module:function")
     parser.add_argument("split", help="the training split, as in a config's data.train")
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--eval", help="the evaluation split: count and name the images that are in both")
     parser.add_argument(
         "--base",
-        help="the config you will train with, a file or a name in configs/: the report uses its priors, "
+        help="the config you will train with, a file or a name: the report uses its priors, "
         "augmentation, class names and limits; without it, those of the paper's SSD300",
     )
     parser.add_argument("--class_names", help="comma-separated; otherwise those of --base, or of the data")
@@ -53,56 +54,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=int, default=5, help="how many images to name of each finding")
     parser.add_argument("--json", type=Path, help="write the report, with all names, there")
     parser.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
-    options, overrides = parser.parse_known_args(arguments)
-    if unknown := [flag for flag in overrides if not flag.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options = parser.read(arguments)
     with command(level=logging.ERROR):  # the report says what opening the dataset would warn of
-        _run(options, overrides)
+        _run(options)
 
 
 def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
     """Load the config of a training.
 
     Args:
-      base: a Python file with `get_config`, or the name of one in the repository's `configs`; None for the part of
-        the paper's SSD300 that concerns the data.
+      base: as in `config_file.read_config`; None for the part of the paper's SSD300 that concerns the data.
       overrides: flags that change it, "--config.FIELD=VALUE".
 
     Raises:
       ValueError: there is no such config, or no such field.
     """
-    if base is None:
-        data = {name: option.default for name, option in OPTIONS.items() if option.kind is option.KEYWORD_ONLY}
-        data |= {"canvas_size": 512, "max_boxes": 64, "train_difficult": True}
-        config = ConfigDict({"data": data, "spec": dataclasses.asdict(SSD300_VOC)})
-        config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))
-        config.lock()
-    else:
-        path = Path(base) if base.endswith(".py") else CONFIGS / f"{base}.py"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in CONFIGS.glob("[!_]*.py"))) or f"none in {CONFIGS}"
-            raise ValueError(f"--base must be a config file, or one of configs/ ({known}); got {base!r}")
-        if str(CONFIGS.parent) not in sys.path:
-            sys.path.append(str(CONFIGS.parent))  # a config may begin with `from configs import ...`
-        names = runpy.run_path(str(path))
-        if "get_config" not in names:
-            found = ", ".join(name for name in names if not name.startswith("_")) or "nothing"
-            raise ValueError(f"{path}: a config must define get_config; got {found}")
-        config = names["get_config"]()
-    for flag in overrides:
-        values = flags.FlagValues()
-        try:
-            holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", flag])
-            values(["", flag])
-        except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{flag}: must set a field of the config, by its type; got: {reason}") from None
-        config = holder.value
-    return config
+    if base is not None:
+        return read_config(base, overrides)
+    data = {name: option.default for name, option in OPTIONS.items() if option.kind is option.KEYWORD_ONLY}
+    data |= {"canvas_size": 512, "max_boxes": 64, "train_difficult": True}
+    config = ConfigDict({"data": data, "spec": dataclasses.asdict(SSD300_VOC)})
+    config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))
+    return changed(config, overrides)
 
 
-def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    config = load_base(options.base, overrides)
+def _run(options: argparse.Namespace) -> None:
+    config = load_base(options.base, options.overrides)
     data = config.data.to_dict()
     for name in ("root", "drop_other_classes", "max_boxes"):
         if getattr(options, name) is not None:
@@ -151,7 +128,3 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
         write_png(options.sheet, drawn)
         print(f"\nsamples before and after augmentation: {options.sheet}")
-
-
-if __name__ == "__main__":
-    main()

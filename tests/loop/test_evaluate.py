@@ -1,7 +1,6 @@
 """Evaluation of a run on a few small images."""
 
 import json
-import runpy
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from absl import flags
-from launch import ROOT, lines
+from launch import lines
 from test_coco_loop import write_coco
 
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.cli import main
 from ssd_jax.data import Example, VOCFolder
 from ssd_jax.inference import load_detector
 from ssd_jax.loop.build import build
@@ -108,15 +107,8 @@ def test_a_workdir_that_cannot_be_written_shows_its_numbers_first(workdir, tmp_p
     blocked = tmp_path / "eval_val.json"
     blocked.unlink(missing_ok=True)
     blocked.mkdir()
-    known = set(flags.FLAGS)
-    try:
-        main = runpy.run_path(str(ROOT / "eval.py"))["main"]
-        flags.FLAGS(["eval.py", f"--workdir={tmp_path}"])
-        with pytest.raises(SystemExit, match=f"^error: {blocked}: Is a directory$"):
-            main(["eval.py"])
-    finally:
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
+    with pytest.raises(SystemExit, match=f"^error: {blocked}: Is a directory$"):
+        main(["eval", f"--workdir={tmp_path}"])
     out = capsys.readouterr().out
     assert "mAP@0.5" in out and "on 5 images of val, step 6" in out and "written" not in out
 

@@ -77,5 +77,5 @@ def test_the_page_of_an_interrupted_run_leaves_out_the_last_line_of_its_log(eval
 
 def test_a_run_that_was_not_evaluated_is_one_line(workdir, tmp_path):
     shutil.copy(workdir / "config.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"eval_val.npz: no such file; evaluate first: python eval.py"):
+    with pytest.raises(FileNotFoundError, match=r"eval_val.npz: no such file; evaluate first: ssd-jax eval"):
         write_run_page(tmp_path)

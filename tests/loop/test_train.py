@@ -376,7 +376,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.py", "--workdir=x"], "Flag --config must have a value other than None"),
+        (["train.py", "--workdir=x"], "error: the following arguments are required: --config; "),
         (["eval.py", "--workdir=nowhere"], "error: nowhere is not the workdir of a run: it has no config.json\n"),
         (
             ["train.py", "--config=configs/voc_folder.py", "--workdir={tmp}", "--config.data.root=nowhere"],

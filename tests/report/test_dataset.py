@@ -265,11 +265,11 @@ def test_a_name_is_a_config_of_the_repository(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--base=nope"], r"--base must be a config file, or one of configs/ \(shapes, .*\); got 'nope'"),
-        (["--base=nope.py"], r"--base must be a config file.*; got 'nope\.py'"),
-        (["--config.data.max=3"], r"--config\.data\.max=3: must set a field of the config"),
-        (["--config.data.max_boxes=x"], r"--config\.data\.max_boxes=x: must set a field of the config"),
-        (["--base=shapes", "--config.spec.sizes=(1,"], r"sizes=\(1,: must set a field of the config"),
+        (["--base=nope"], r"a config must be a Python file, or one of .*shapes, .*; got 'nope'"),
+        (["--base=nope.py"], r"a config must be a Python file.*; got 'nope\.py'"),
+        (["--config.data.max=3"], r"a --config\. flag must name a field of the config; got --config\.data\.max=3"),
+        (["--config.data.max_boxes=x"], r"--config\.data\.max_boxes=x: invalid literal"),
+        (["--base=shapes", "--config.spec.sizes=(1,"], r"--config\.spec\.sizes=\(1,"),
     ],
 )
 def test_a_wrong_base_is_one_line(voc, arguments, message):
@@ -280,7 +280,7 @@ def test_a_wrong_base_is_one_line(voc, arguments, message):
 
 def test_a_base_without_a_config(voc, tmp_path):
     (tmp_path / "mine.py").write_text("x = 1\n")
-    with pytest.raises(SystemExit, match=r"mine\.py: a config must define get_config; got x"):
+    with pytest.raises(SystemExit, match=r"mine\.py: a config must define get_config\(\); got a file without it"):
         main(["voc_folder", "train", f"--root={voc}", f"--base={tmp_path}/mine.py"])
 
 

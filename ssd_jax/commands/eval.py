@@ -1,0 +1,37 @@
+"""ssd-jax eval: evaluate a run."""
+
+from collections.abc import Sequence
+
+from ssd_jax.command import Parser, command, parse_step
+
+EXAMPLES = ("eval --workdir=runs/mine", "eval --workdir=runs/mine --split=test --step=best --report")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate as the arguments say, and print a table."""
+    parser = Parser("eval", "Evaluate a run, and write what was found into its workdir.", examples=EXAMPLES)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
+    parser.add_argument("--split", help="a split of the run's data; the default is its config's data.eval")
+    parser.add_argument("--report", action="store_true", help="write an HTML page that shows why the detector errs")
+    parser.add_argument("--step", help="the checkpoint: a number, or best; the default is the newest")
+    options = parser.read(arguments)
+    with command():
+        step = parse_step(options.step)
+
+        from ssd_jax.loop.evaluate import evaluate_checkpoint, table, write_results
+        from ssd_jax.loop.pages import write_run_page
+        from ssd_jax.parallel import require_devices
+
+        require_devices()
+        evaluation = evaluate_checkpoint(options.workdir, split=options.split, step=step)
+        results = evaluation.results
+        print(table(results))
+        print(
+            f"\nmAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "
+            f"on {results['images']} images of {results['split']}, step {results['step']}",
+            flush=True,
+        )
+        print(f"written to {write_results(evaluation, options.workdir)}")  # last: the workdir may be read-only
+        if options.report:
+            page = write_run_page(options.workdir, split=options.split, record=evaluation.record)
+            print(f"written to {page}")
