@@ -7,17 +7,17 @@ from ssd_jax.lazy import lazy
 
 if TYPE_CHECKING:
     from ssd_jax.inference.detections import Detections
-    from ssd_jax.inference.detector import Detector, load_detector
+    from ssd_jax.inference.detector import Detector, Result, load_detector
     from ssd_jax.inference.drawing import draw
     from ssd_jax.inference.selection import make_detect, select
 
-__all__ = ["Detections", "Detector", "draw", "load_detector", "make_detect", "select"]
+__all__ = ["Detections", "Detector", "Result", "draw", "load_detector", "make_detect", "select"]
 
 _import_name = lazy(
     __name__,
     {
         "detections": "Detections",
-        "detector": "Detector load_detector",
+        "detector": "Detector Result load_detector",
         "drawing": "draw",
         "selection": "make_detect select",
     },

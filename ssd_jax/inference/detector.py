@@ -1,24 +1,21 @@
 """A trained model, ready to find objects in images. JAX is imported when a detector of a checkpoint is made."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
+import PIL.Image
 
-from ssd_jax.data.formats import UnreadableImage
-from ssd_jax.data.image import decode_image, warp
-from ssd_jax.files import read_bytes
 from ssd_jax.inference.detections import Detections
+from ssd_jax.inference.inputs import Image, read_image
+from ssd_jax.inference.stream import Seen, run_stream
 
 if TYPE_CHECKING:
     from flax.typing import VariableDict
 
     from ssd_jax.inference.selection import SelectOptions
     from ssd_jax.model import SSD
-
-Image = np.ndarray | str | Path  # RGB uint8 [h, w, 3], or the path of a file
 
 
 class Detector:
@@ -74,48 +71,145 @@ class Detector:
         self.image_size, self.class_names, self.step = image_size, tuple(class_names), step
         self.batch_size = batch_size
 
-    def __call__(self, images: Iterable[Image]) -> list[Detections]:
+    def __call__(self, images: Iterable[Image], *, bgr: bool = False) -> list[Detections]:
         """Detect in all of `images` and return a list, in their order.
 
         Args:
-          images: RGB uint8 arrays [h, w, 3], or paths of image files. They are read batch by batch; for images
-            without an end, or too many for one list, use `stream`.
+          images: RGB uint8 arrays [h, w, 3], paths or bytes of image files, or images of PIL. They are read batch by
+            batch; for images without an end, or too many for one list, use `stream`.
+          bgr: whether arrays are BGR, as OpenCV's are.
 
         Raises:
           TypeError: for a single image, or something that is no image.
           ValueError: for an array that is no RGB image, or a file that cannot be decoded.
           OSError: for a file that cannot be read.
         """
-        return list(self.stream(images))
+        return list(self.stream(images, bgr=bgr))
 
-    def stream(self, images: Iterable[Image]) -> Iterator[Detections]:
-        """Detect in images as they come, such as the frames of a video.
+    @overload
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        bgr: bool = ...,
+        prefetch: int = ...,
+        return_errors: Literal[False] = ...,
+    ) -> Iterator[Detections]: ...
 
-        Reads one batch of `images`, yields its detections, and only then reads the next batch. Arguments and errors
-        are those of a call.
+    @overload
+    def stream(
+        self, images: Iterable[Image], *, bgr: bool = ..., prefetch: int = ..., return_errors: Literal[True]
+    ) -> Iterator[Detections | Exception]: ...
+
+    def stream(
+        self, images: Iterable[Image], *, bgr: bool = False, prefetch: int = 2, return_errors: bool = False
+    ) -> Iterator[Detections | Exception]:
+        """Detect in images as they come, such as the frames of a video, and yield the answers in their order.
+
+        A thread reads and decodes `images`, at most `prefetch` batches ahead of the network, which works on a batch
+        while you use the results of the one before it. An answer never waits for the next image, and memory does not
+        grow with the number of images. An array may be used again when the next one is asked for.
+
+        Args:
+          images: as in a call, or a generator of them.
+          bgr: whether arrays are BGR, as OpenCV's are.
+          prefetch: batches that are decoded ahead.
+          return_errors: whether the error of an image that cannot be read is yielded in its place. Otherwise it is
+            raised there, and ends the stream.
+
+        Raises:
+          TypeError: for a single image, or something that is no image.
+          ValueError: for an array that is no RGB image, or a file that cannot be decoded.
+          OSError: for a file that cannot be read.
         """
-        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        if isinstance(images, str | Path | bytes | PIL.Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim != 4
+        ):
             raise TypeError("images must be a list of images; got a single one: write detector([image])")
-        return self._stream(iter(images))
+        results = self.results(
+            images, read=lambda index, image: read_image(image, bgr=bgr, name=f"image {index}"), prefetch=prefetch
+        )
+        return (self._answer(result, return_errors) for result in results)
 
-    def _stream(self, images: Iterator[Image]) -> Iterator[Detections]:
-        while batch := [_pixels(image) for image in islice(images, self.batch_size)]:
-            yield from self._detect_batch(batch)
+    @staticmethod
+    def _answer(result: "Result", return_errors: bool) -> Detections | Exception:
+        if isinstance(result.found, Exception) and not return_errors:
+            raise result.found
+        return result.found
 
-    def _detect_batch(self, images: list[np.ndarray]) -> list[Detections]:
-        # The batch is padded to a power of two: a handful of compilations serve every number of images.
-        batch = np.zeros((1 << (len(images) - 1).bit_length(), self.image_size, self.image_size, 3), np.uint8)
-        for row, image in zip(batch, images, strict=False):
-            row[:] = warp(image, self.image_size)
-        results = map(np.asarray, self._run(batch))
-        return [
-            Detections.from_model(boxes, scores, labels, image.shape[:2])
-            for boxes, scores, labels, image in zip(*results, images, strict=False)
-        ]
+    def results(
+        self,
+        items: Iterable[Any],
+        *,
+        read: Callable[[int, Any], np.ndarray] = lambda index, image: read_image(image, name=f"image {index}"),
+        prefetch: int = 2,
+        keep_images: bool = False,
+    ) -> "Iterator[Result]":
+        """Detect in anything that `read` makes an image of, and yield each item with what was found in it.
+
+        It works like `stream`, and yields errors like `stream(..., return_errors=True)`.
+
+        Args:
+          items: for example pairs of a name and a path.
+          read: `read(index, item)` returns RGB uint8 [h, w, 3]; several threads call it. Its ValueError, TypeError or
+            OSError is the answer for the item.
+          prefetch: batches that are decoded ahead.
+          keep_images: whether to yield the images too, for drawing.
+        """
+        if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
+            raise ValueError(f"prefetch must be an integer of at least 1; got {prefetch!r}")
+        seen = run_stream(
+            self._run,
+            items,
+            read=read,
+            size=self.image_size,
+            batch_size=self.batch_size,
+            prefetch=prefetch,
+            keep_images=keep_images,
+        )
+        return map(self._result, seen)
+
+    def _result(self, seen: Seen) -> "Result":
+        if seen.error is not None:
+            return Result(seen.item, None, seen.error)
+        found = Detections.from_model(*seen.found[0], size=seen.size, class_names=self.class_names)
+        return Result(seen.item, seen.image, found)
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
         """Return corners [B, D, 4], scores [B, D] and labels [B, D] of uint8 [B, S, S, 3], maybe still computing."""
         return self._detect(self.variables, batch)
+
+    def __reduce__(self) -> tuple[Callable[..., "Detector"], tuple[Any, ...]]:
+        """Pickle what the constructor takes; the program is compiled again where it is unpickled."""
+        import jax
+
+        from ssd_jax.model import describe
+
+        variables = jax.device_get(self.variables)
+        rest = (self.class_names, self.step, self.batch_size, self.options)
+        return _unpickled, (describe(self.model), variables, *rest)
+
+
+class Result(NamedTuple):
+    """An item of `Detector.results` with what was found in it."""
+
+    item: Any
+    image: np.ndarray | None  # RGB uint8 [h, w, 3], if it was asked for
+    found: Detections | Exception
+
+
+def _unpickled(
+    description: dict[str, Any],
+    variables: "VariableDict",
+    class_names: Sequence[str],
+    step: int | None,
+    batch_size: int,
+    options: "SelectOptions",
+) -> Detector:
+    from ssd_jax.model import from_description
+
+    model = from_description(description)
+    return Detector(model, variables, class_names, step=step, batch_size=batch_size, **options)
 
 
 def load_detector(
@@ -156,16 +250,3 @@ def load_detector(
         batch_size=batch_size,
         **options,
     )
-
-
-def _pixels(image: Image) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise ValueError(f"an image must be uint8 RGB [h, w, 3]; got {image.dtype} {list(image.shape)}")
-        return image
-    if not isinstance(image, str | Path):
-        raise TypeError(f"an image must be a NumPy array, uint8 RGB [h, w, 3], or a path; got {type(image).__name__}")
-    try:
-        return decode_image(read_bytes(image))
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{image}: {error}") from None

@@ -1,6 +1,7 @@
 """From outputs to detections in pixels."""
 
 import itertools
+import pickle
 
 import cv2
 import jax
@@ -106,8 +107,10 @@ def test_an_array_that_is_no_rgb_image_is_refused(detector, image):
 
 
 def test_something_that_is_no_image_is_named(detector, tmp_path):
-    with pytest.raises(TypeError, match=r"must be a NumPy array, uint8 RGB \[h, w, 3\], or a path; got NoneType"):
-        detector([None])
+    with pytest.raises(
+        TypeError, match=r"^image 1 must be a NumPy array, uint8 RGB \[h, w, 3\], a path, .*; got None"
+    ):
+        detector([np.zeros((9, 9, 3), np.uint8), None])
     (tmp_path / "note.txt").write_bytes(b"no image")
     with pytest.raises(
         ValueError, match=r"note\.txt: the file must be JPEG, PNG, BMP, GIF, PPM, TIFF, WebP; got one that begins"
@@ -124,19 +127,55 @@ def test_images_may_come_from_a_generator_or_in_one_array(detector):
             np.testing.assert_array_equal(found.boxes, wanted.boxes)
 
 
-def test_images_without_an_end_are_answered_batch_by_batch(detector):
+def test_images_without_an_end_are_answered(detector):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
-    read = []
-
-    def endless():
-        for number in itertools.count():
-            read.append(number)
-            yield images[number % 3]
-
+    endless = (images[number % 3] for number in itertools.count())
     wanted = detector(images)
-    for number, found in enumerate(itertools.islice(detector.stream(endless()), 10)):
+    for number, found in enumerate(itertools.islice(detector.stream(endless), 10)):
         np.testing.assert_allclose(found.scores, wanted[number % 3].scores, rtol=1e-4)
-        assert len(read) == 4 * (number // 4 + 1)  # the batches so far, of 4
+
+
+def test_an_image_that_cannot_be_read_is_an_error_in_its_place(detector, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    images = [image, tmp_path / "gone.png", image, np.zeros((4, 4), np.uint8), b"no image", image]
+    answers = list(detector.stream(images, return_errors=True))
+    found = [answer for answer in answers if isinstance(answer, Detections)]
+    assert [isinstance(answer, Detections) for answer in answers] == [True, False, True, False, False, True]
+    assert all((each.boxes == found[0].boxes).all() for each in found)
+    assert "gone.png" in str(answers[1])
+    assert str(answers[3]) == "image 3 must be uint8 RGB [h, w, 3]; got uint8 [4, 4]"
+    assert str(answers[4]).startswith("image 4: the file must be JPEG, PNG")
+    stream = detector.stream(images)
+    assert len(next(stream).boxes) == len(found[0].boxes)
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        next(stream)
+
+
+def test_results_carry_their_items_and_images(detector):
+    images = {name: np.full((9, 9 + k, 3), k, np.uint8) for k, name in enumerate("abc")}
+    results = list(detector.results(images, read=lambda _, name: images[name], keep_images=True))
+    assert [result.item for result in results] == ["a", "b", "c"]
+    for result in results:
+        assert result.image is images[result.item]
+        assert result.found.class_names == ("bright", "dark")
+
+
+@pytest.mark.parametrize("prefetch", [0, -1, True, 1.5])
+def test_at_least_one_batch_is_decoded_ahead(detector, prefetch):
+    with pytest.raises(ValueError, match="prefetch must be an integer of at least 1; got"):
+        detector.stream([], prefetch=prefetch)
+
+
+def test_a_detector_can_be_pickled(detector):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    options = {"step": 7, "batch_size": 3, "max_detections": 5}
+    first = Detector(detector.model, detector.variables, detector.class_names, **options)
+    second = pickle.loads(pickle.dumps(first))
+    assert (second.class_names, second.step, second.batch_size) == (("bright", "dark"), 7, 3)
+    (one,), (two,) = first([image]), second([image])
+    assert len(one.boxes) == 5
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(

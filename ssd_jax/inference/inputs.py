@@ -1,0 +1,53 @@
+"""The kinds of images that a detector takes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from ssd_jax.data.formats import UnreadableImage
+from ssd_jax.data.image import decode_image
+from ssd_jax.files import read_bytes
+
+Image = np.ndarray | str | Path | bytes | PIL.Image.Image
+"""RGB uint8 [h, w, 3], the path of an image file, its bytes, or an image of PIL."""
+
+
+def read_image(image: Image, *, bgr: bool = False, name: str = "an image") -> np.ndarray:
+    """Return an image as upright RGB uint8 [h, w, 3].
+
+    Args:
+      image: any of `Image`. Files and images of PIL are turned as their EXIF says; arrays are taken as they are.
+      bgr: whether arrays are BGR, as OpenCV's are.
+      name: how errors call an image that is no path.
+
+    Raises:
+      TypeError: for something that is no image.
+      ValueError: for an array of another kind, or a file that cannot be decoded; it names the image.
+      OSError: for a file that cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+            order = "BGR" if bgr else "RGB"
+            raise ValueError(f"{name} must be uint8 {order} [h, w, 3]; got {image.dtype} {list(image.shape)}")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if bgr else image
+    if isinstance(image, PIL.Image.Image):
+        return _from_pil(image, name)
+    if not isinstance(image, str | Path | bytes):
+        kinds = "a NumPy array, uint8 RGB [h, w, 3], a path, bytes or an image of PIL"
+        raise TypeError(f"{name} must be {kinds}; got {type(image).__name__}")
+    try:
+        return decode_image(image if isinstance(image, bytes) else read_bytes(image))
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{name if isinstance(image, bytes) else image}: {error}") from None
+
+
+def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
+    try:
+        image = PIL.ImageOps.exif_transpose(image)
+        deep = image.mode.startswith("I;16")  # 16 bits, which PIL would cut off at 255
+        return decode_image(np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB")))
+    except (OSError, ValueError, SyntaxError) as error:  # PIL reads the pixels only now
+        raise UnreadableImage(f"{name} must be an image that PIL can decode; got {error}") from None
