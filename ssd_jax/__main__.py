@@ -1,6 +1,6 @@
 """python -m ssd_jax COMMAND."""
 
-from ssd_jax.cli import main
+from ssd_jax.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ssd_jax import __version__
 from ssd_jax.config_file import config_names
+from ssd_jax.fast_cpu import restart_faster
 
 # A module with a `main(arguments)`, and what it does. Only the module of the command that is run is imported.
 COMMANDS = {
@@ -28,9 +29,15 @@ configs: {configs}
 ssd-jax COMMAND --help describes a command."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def program(*first: str) -> None:
+    """Run what this program's command line says, after the words `first`: `ssd-jax` and the scripts call this."""
+    if not {"-h", "--help"} & {*sys.argv[1:]}:
+        restart_faster()
+    main([*first, *sys.argv[1:]])
+
+
+def main(arguments: Sequence[str]) -> None:
     """Run the command that the first argument names, with the arguments that follow it."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         commands = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
         print(HELP.format(commands=commands, configs=", ".join(config_names())))
@@ -43,4 +50,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a config may name a module of the user's, as in data.source=my_module:open
     module, _ = COMMANDS[arguments[0]]
-    importlib.import_module(module).main(arguments[1:])
+    importlib.import_module(module).main([*arguments[1:]])

@@ -9,6 +9,7 @@ import xla
 os.environ["XLA_FLAGS"] = xla.flags(devices=4)
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["SSD_JAX_FAST_CPU"] = "0"  # programs that tests start share compiled programs with the tests
 
 from pathlib import Path
 

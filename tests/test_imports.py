@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssd_jax"
 
 # From the bottom to the top: a room imports only rooms before it.
 ORDER = [
-    *("lazy", "moved", "extras", "files", "config_file", "command"),
+    *("lazy", "moved", "extras", "files", "fast_cpu", "config_file", "command"),
     *("box", "loss", "preprocess", "metrics", "data", "augment", "model", "parallel", "checkpoint"),
     *("inference", "training", "pretrained", "report", "loop", "commands", "cli", "__main__"),
     *("datasets", "batching", "classes"),  # old names of rooms: nothing may import them
