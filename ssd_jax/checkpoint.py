@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,38 @@ class Checkpoints:
         with self._writing():
             self._manager.save(step, args=item)
 
-    def rate(self, step: int, score: float) -> None:
-        """Store the score of the checkpoint of `step`, the higher the better: the best checkpoint is kept."""
+    def rate(self, step: int, score: float, *, thresholds: Mapping[str, float] | None = None) -> None:
+        """Store what an evaluation says of the checkpoint of `step`.
+
+        Args:
+          step: of the checkpoint.
+          score: the higher the better: the best checkpoint is kept.
+          thresholds: see `store_thresholds`.
+        """
         self.wait()
+        if thresholds is not None:
+            self.store_thresholds(step, thresholds)
         write_json(self._score_file(step), score)
+
+    def store_thresholds(self, step: int, thresholds: Mapping[str, float]) -> None:
+        """Store the best score threshold of each class with the checkpoint of `step`; nan for an unknown one."""
+        write_json(self._thresholds_file(step), dict(thresholds))
+
+    def thresholds(self, step: int) -> dict[str, float] | None:
+        """Return what `store_thresholds` stored, or None."""
+        file = self._thresholds_file(step)
+        if not file.exists():
+            return None
+        try:
+            thresholds = read_json(file)
+            if not isinstance(thresholds, dict) or not all(
+                isinstance(value, int | float | None) for value in thresholds.values()
+            ):
+                raise ValueError(f"{file}: thresholds must be numbers by class; got {thresholds!r}")
+        except ValueError as error:
+            logger.warning("%s; the checkpoint counts as one without thresholds", error)
+            return None
+        return {name: math.nan if value is None else float(value) for name, value in thresholds.items()}
 
     def score(self, step: int) -> float | None:
         """Return the score that `rate` stored, or None; NaN for one that was not a number."""
@@ -268,6 +296,9 @@ class Checkpoints:
 
     def _score_file(self, step: int) -> Path:
         return self._folder(step) / "score.json"
+
+    def _thresholds_file(self, step: int) -> Path:
+        return self._folder(step) / "thresholds.json"
 
     def _is_complete(self, step: int) -> bool:
         return all((self._folder(step) / item).is_dir() for item in ITEMS)

@@ -307,6 +307,21 @@ def test_a_score_that_is_no_number_counts_as_none_and_is_named(saved, text, capl
     assert saved.best() == 2
 
 
+def test_thresholds_are_stored_with_a_checkpoint(saved):
+    assert saved.thresholds(2) is None
+    saved.rate(2, 0.5, thresholds={"cat": 0.25, "dog": float("nan")})
+    assert saved.thresholds(2) == pytest.approx({"cat": 0.25, "dog": float("nan")}, nan_ok=True)
+    assert saved.thresholds(3) is None and saved.score(2) == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[0.9]", '{"cat": "0.9"}'])
+def test_thresholds_that_are_none_count_as_missing_and_are_named(saved, text, caplog):
+    file = saved.directory / "3" / "thresholds.json"
+    file.write_text(text)
+    assert saved.thresholds(3) is None
+    assert f"{file}: " in caplog.text and "the checkpoint counts as one without thresholds" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "null", '{"class_names": []}', '{"model": [], "class_names": []}', "{"])
 def test_a_description_that_is_none_is_one_line(saved, text):
     (saved.directory / "3" / "description" / "metadata").write_text(text)

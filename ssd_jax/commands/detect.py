@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Literal
 
 from ssd_jax.command import Parser, command, parse_step
 
@@ -20,7 +21,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the drawings and detections.json")
     parser.add_argument("--step", help="the checkpoint: a number, or best; the default is the newest")
-    parser.add_argument("--score", type=_score, default=0.4, help="keep detections from this score on; %(default)s")
+    parser.add_argument(
+        "--score",
+        type=_score,
+        default=0.4,
+        metavar="SCORE",
+        help="keep detections from this score on; %(default)s; auto: the best one of each class",
+    )
     options = parser.read(arguments)
     with command():
         step = parse_step(options.step)
@@ -35,11 +42,13 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{count} images with their detections, and detections.json, in {options.out}")
 
 
-def _score(text: str) -> float:
+def _score(text: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, or auto; got {text!r}")
     return value

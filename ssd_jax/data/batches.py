@@ -128,6 +128,8 @@ def eval_batches(
     *,
     batch_size: int,
     image_size: int,
+    max_boxes: int = 0,
+    train_difficult: bool = True,
     strict: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -135,9 +137,11 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Iterate once over all images, in order. The last batch is padded, so that all batches have the same shape.
 
-    With B = batch_size / process_count and S = image_size, a batch has the arrays
+    With B = batch_size / process_count, S = image_size and G = max_boxes, a batch has the arrays
 
         images    uint8 [B, S, S, 3]  warped to S x S
+        boxes     float32 [B, G, 4]   corners, fractions; only with max_boxes
+        labels    int32 [B, G]        0 in padding rows; only with max_boxes
 
     and the info
 
@@ -153,6 +157,8 @@ def eval_batches(
       source: the dataset.
       batch_size: number of images in the batches of all processes together.
       image_size: S.
+      max_boxes: G, so that a loss can be computed. Of more objects, the G largest are kept. 0: no ground truth.
+      train_difficult: keep difficult objects in `boxes`.
       strict: raise `ValueError` where there would be a warning.
       process_index: which process this is, from 0.
       process_count: number of processes.
@@ -167,8 +173,13 @@ def eval_batches(
     def load(index: int) -> Row:
         example, image, size_differs = read(index) if index < len(source) else (None, None, False)
         grey = np.full((image_size, image_size, 3), GREY, np.uint8)
+        boxes, labels, difficult = (example.boxes, example.labels, example.difficult) if example else NO_OBJECTS
+        chosen = train_difficult | ~difficult  # [n]
+        boxes, labels = pad_boxes(boxes[chosen], labels[chosen], max_boxes)
         return {
             "images": grey if image is None else warp(image, image_size),
+            "boxes": boxes,
+            "labels": labels,
             "sizes": np.array((0, 0) if image is None else image.shape[:2], np.int32),
             "index": np.int32(-1 if example is None else index),
             "readable": np.bool_(image is not None),
@@ -179,7 +190,8 @@ def eval_batches(
     def load_batch(indices: np.ndarray) -> Batch:
         images, rows = _load_rows(load, indices, image_size)
         info = _stack(rows, ("index", "sizes", "readable", "size_differs"))
-        return Batch({"images": images}, info | {"examples": [row["examples"] for row in rows]})
+        arrays = {"images": images} | (_stack(rows, ("boxes", "labels")) if max_boxes else {})
+        return Batch(arrays, info | {"examples": [row["examples"] for row in rows]})
 
     rows = -(-len(source) // batch_size) * batch_size
     batches = _batches(grain.MapDataset.range(rows), load_batch, batch_size, process_index, process_count, threads)

@@ -57,9 +57,11 @@ class Detections(_Arrays):
         corners = np.asarray(boxes, np.float32)[found] * np.array([width, height, width, height])
         return cls(corners, np.asarray(scores)[found], np.asarray(labels)[found], class_names)
 
-    def above(self, score: float) -> "Detections":
-        """Keep the detections with this score or a higher one."""
-        return Detections(*(part[self.scores >= score] for part in self), class_names=self.class_names)
+    def above(self, score: float | np.ndarray) -> "Detections":
+        """Keep the detections with this score or a higher one; an array [C - 1] has a score for each class."""
+        least = np.asarray(score)
+        kept = self.scores >= (least[self.labels - 1] if least.ndim else least)
+        return Detections(*(part[kept] for part in self), class_names=self.class_names)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return JSON values: {"class": name, "label": 1..C-1, "score": number, "box": [x_min, y_min, x_max, y_max]}.

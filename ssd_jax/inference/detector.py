@@ -1,6 +1,6 @@
 """A trained model, ready to find objects in images. JAX is imported when a detector of a checkpoint is made."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
@@ -29,7 +29,11 @@ class Detector:
       step: of the checkpoint it was loaded from, if any.
       batch_size: images that the network sees together.
       options: those of `select` that were set.
+      thresholds: the score from which F1 is best, by class, if an evaluation of the checkpoint stored it; nan for a
+        class of which nothing was found.
     """
+
+    thresholds: Mapping[str, float] | None = None
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Detector:
         *,
         step: int | None = None,
         batch_size: int = 8,
+        thresholds: Mapping[str, float] | None = None,
         **options: "Unpack[SelectOptions]",
     ) -> None:
         """Prepare to detect in `batch_size` images at a time.
@@ -49,6 +54,7 @@ class Detector:
           class_names: of labels 1, 2, ...
           step: of the checkpoint that the variables are from.
           batch_size: images that the network sees together.
+          thresholds: see the attribute.
           **options: of `select`.
 
         Raises:
@@ -61,7 +67,7 @@ class Detector:
         if len(class_names) != model.num_classes - 1:
             raise ValueError(f"class_names must be {model.num_classes - 1} names; got {len(class_names)}")
         self._describe(model.spec.image_size, class_names, step, batch_size)
-        self.model, self.options = model, options
+        self.model, self.options, self.thresholds = model, options, thresholds
         self._detect = jax.jit(make_detect(model, **options))
         self.variables = jax.device_put(variables)
 
@@ -186,7 +192,7 @@ class Detector:
         from ssd_jax.model import describe
 
         variables = jax.device_get(self.variables)
-        rest = (self.class_names, self.step, self.batch_size, self.options)
+        rest = (self.class_names, self.step, self.batch_size, self.thresholds, self.options)
         return _unpickled, (describe(self.model), variables, *rest)
 
 
@@ -204,12 +210,13 @@ def _unpickled(
     class_names: Sequence[str],
     step: int | None,
     batch_size: int,
+    thresholds: Mapping[str, float] | None,
     options: "SelectOptions",
 ) -> Detector:
     from ssd_jax.model import from_description
 
     model = from_description(description)
-    return Detector(model, variables, class_names, step=step, batch_size=batch_size, **options)
+    return Detector(model, variables, class_names, step=step, batch_size=batch_size, thresholds=thresholds, **options)
 
 
 def load_detector(
@@ -242,11 +249,13 @@ def load_detector(
         with checkpoints.naming(step):
             model = from_description(description["model"])
         variables = checkpoints.restore_variables(step)
+        thresholds = checkpoints.thresholds(step)
     return Detector(
         model,
         variables,
         description["class_names"],
         step=step,
         batch_size=batch_size,
+        thresholds=thresholds,
         **options,
     )

@@ -7,12 +7,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from ssd_jax.data import EXTENSIONS, UnreadableImage, decode_image
 from ssd_jax.files import to_json
-from ssd_jax.inference import Detections, draw, load_detector
+from ssd_jax.inference import Detections, Detector, draw, load_detector
 from ssd_jax.inference.drawing import write_png
 from ssd_jax.loop.build import open_split
 from ssd_jax.loop.workdir import load_config
@@ -27,7 +28,7 @@ def detect_images(
     inputs: Sequence[str | Path],
     out: str | Path,
     *,
-    score: float = 0.4,
+    score: float | Literal["auto"] = 0.4,
     samples: int = 12,
     step: int | str | None = None,
 ) -> int:
@@ -39,7 +40,8 @@ def detect_images(
       workdir: of the run.
       inputs: image files and folders of them; with none, the first `samples` images of the evaluation split.
       out: folder for the results; made with the first of them. No drawing replaces one of the inputs.
-      score: the lowest score of a detection that is kept.
+      score: the lowest score of a detection that is kept; "auto" takes for each class the one from which F1 was best
+        when the checkpoint was evaluated.
       samples: see `inputs`.
       step: a checkpoint's number, or "best"; the newest by default.
 
@@ -56,16 +58,35 @@ def detect_images(
     found = ((str(path), partial(decode_image, path.read_bytes())) for path in files)
     images = decoded(found if inputs else held_out(workdir, samples))
     detector = load_detector(workdir, step=step)
+    least = best_scores(detector, workdir) if score == "auto" else score
     taken = {path.stem for path in files if path.resolve() == (out / f"{path.stem}.png").resolve()}
     with JSONList(out / "detections.json") as records:
         for batch in batched(images, detector.batch_size):
             for (name, image), found in zip(batch, detector([image for _, image in batch]), strict=True):
-                found = found.above(score)
+                found = found.above(least)
                 path = out / f"{unused(Path(name).stem, taken)}.png"
                 out.mkdir(parents=True, exist_ok=True)
                 write_png(path, draw(image, found, detector.class_names))
                 records.add({"image": name, "drawing": path.name} | record(image, found, detector.class_names))
     return records.length
+
+
+def best_scores(detector: Detector, workdir: str | Path, *, unknown: float = 0.4) -> np.ndarray:
+    """Return the best score threshold of each class [C - 1]; for classes without one, with a warning, `unknown`.
+
+    Raises:
+      ValueError: if no evaluation of the detector's checkpoint stored them.
+    """
+    if detector.thresholds is None:
+        raise ValueError(
+            f"score must be a number if no evaluation has stored the best scores of step {detector.step} of "
+            f"{workdir}; got auto; evaluate first: python eval.py --workdir={workdir}"
+        )
+    best = np.array([detector.thresholds.get(name, np.nan) for name in detector.class_names])  # [C - 1]
+    missing = [name for name, score in zip(detector.class_names, best, strict=True) if np.isnan(score)]
+    if missing:
+        logger.warning("the evaluation found nothing of %s; their lowest score is %s", ", ".join(missing), unknown)
+    return np.where(np.isnan(best), unknown, best)
 
 
 class JSONList:

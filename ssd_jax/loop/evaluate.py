@@ -5,20 +5,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ssd_jax.box import to_pixels
+from ssd_jax.box import assign, make_priors, to_pixels
+from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import Example, Source, coco_truth, eval_batches
 from ssd_jax.files import write_json
-from ssd_jax.inference import Detections, draw, load_detector, make_detect
+from ssd_jax.inference import Detections, draw, load_detector, select
 from ssd_jax.loop.build import NO_OBJECT, open_split
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.workdir import load_config, split_name
-from ssd_jax.metrics import COCOMetric, COCOTruth, VOCMetric
+from ssd_jax.loss import multibox_loss
+from ssd_jax.metrics import COCO_IOU_THRESHOLDS, COCOMetric, COCOTruth, VOCMetric, best_f1, precision_recall_at
 from ssd_jax.metrics.coco import NUMBERS
-from ssd_jax.model import SSD
+from ssd_jax.model import SSD, preprocess
 from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, put_on_devices, shard, topology
 from ssd_jax.report.record import Record
 
@@ -59,8 +63,7 @@ class Evaluator:
         self._truth = self._source.truth() if is_first() else None
         self._spec = model.spec
         self._batch_size = -(-config.eval.batch_size // topology().devices) * topology().devices
-        detect = make_detect(model)
-        self._detect = gather_over_devices(lambda variables, arrays: detect(variables, arrays["images"]))
+        self._detect = gather_over_devices(make_detect_and_loss(model))
 
     def __call__(self, variables: PyTree, *, stops: Callable[[], bool] = lambda: False) -> Evaluation:
         """Detect in every image and compare with the ground truth.
@@ -70,8 +73,10 @@ class Evaluator:
           stops: asked after every image; the evaluation ends early where it returns True.
 
         Returns:
-          results {"mAP", "mAP_area", "AP", "AP_area", "images", "unreadable"}, with APs by class name and the names
-          of unreadable images. A COCO dataset adds "coco", the numbers of `COCOMetric`.
+          results {"mAP", "mAP_area", "mAP_over_iou", "AP", "AP_area", "loss", "F1", "precision", "recall",
+          "thresholds", "images", "unreadable"}, with APs by class name and the names of unreadable images. "loss" is
+          the training's, but of whole images: per positive prior. The others are those of `at_best_thresholds`. A
+          COCO dataset adds "coco", the numbers of `COCOMetric`.
 
         Raises:
           ValueError: if too many images are unreadable.
@@ -80,7 +85,8 @@ class Evaluator:
         coco = COCOMetric(self._truth) if self._truth else None
         self._detections = {}
         seen, unreadable = [], []  # (place, name, size) of each image that is read; names
-        for index, example, size, detections in self._detect_all(variables):
+        losses = []  # (sum of the losses, positives) of each image that is read
+        for index, example, size, detections, loss in self._detect_all(variables):
             if stops():
                 return Evaluation(finished=False, results={})
             if detections is None:
@@ -90,6 +96,7 @@ class Evaluator:
             if not is_first():
                 continue
             seen.append((index, example.image_id, size))
+            losses.append(loss)
             if index < self._source.samples:
                 self._detections[index] = detections
             corners = np.asarray(to_pixels(example.boxes, size))
@@ -103,18 +110,24 @@ class Evaluator:
                 coco.add(truth["id"], detections.boxes * scale, detections.scores, detections.labels)
         if not is_first():
             return Evaluation(finished=True, results={})
-        eleven, area = (metric.compute(interpolation=kind) for kind in ("11point", "area"))
+        eleven = metric.compute(interpolation="11point")
+        area = metric.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
+        sums, positives = np.transpose(losses)  # [N], [N]
         results = {
             "mAP": eleven["mAP"],
             "mAP_area": area["mAP"],
+            "mAP_over_iou": area.get("mAP_over_iou"),
             "AP": eleven["AP"],
             "AP_area": area["AP"],
+            "loss": float(np.sum(sums) / max(1, np.sum(positives))),
+            **at_best_thresholds(metric),
             "images": len(seen),
             "unreadable": unreadable,
             **({"coco": coco.compute()} if coco else {}),
         }
         places, names, sizes = zip(*seen, strict=True)
-        record = Record(metric, names, np.array(places), np.array(sizes), self._spec)
+        loss = sums / np.maximum(positives, 1)
+        record = Record(metric, names, np.array(places), np.array(sizes), self._spec, loss)
         return Evaluation(True, results, coco.results if coco else (), record)
 
     def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
@@ -127,12 +140,16 @@ class Evaluator:
             for index, detections in self._detections.items()
         }
 
-    def _detect_all(self, variables: PyTree) -> Iterator[tuple[int, Example, np.ndarray, Detections | None]]:
-        """Yield every image's index, ground truth, size and detections, None where it cannot be read."""
+    def _detect_all(
+        self, variables: PyTree
+    ) -> Iterator[tuple[int, Example, np.ndarray, Detections | None, np.ndarray]]:
+        """Yield every image's index, ground truth, size, detections, None where it cannot be read, and loss."""
         batches = eval_batches(
             self._source,
             batch_size=self._batch_size,
             image_size=self._spec.image_size,
+            max_boxes=self._data.max_boxes,
+            train_difficult=self._data.train_difficult,
             strict=self._data.strict,
             threads=self._data.threads,
             process_index=topology().process,
@@ -142,7 +159,7 @@ class Evaluator:
         progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if is_first() else True)
         started = ((self._detect(variables, shard(batch.arrays)), batch.info) for batch in progress)
         for found, info in prefetch(started):
-            boxes, scores, labels = map(np.asarray, found)  # of all processes
+            boxes, scores, labels, losses = map(np.asarray, found)  # of all processes
             shares = objects_of_every_process(info)
             index, sizes, readable = (
                 np.concatenate([share[name] for share in shares]) for name in ("index", "sizes", "readable")
@@ -152,7 +169,7 @@ class Evaluator:
                 if index[row] < 0:  # padding of the last batch
                     continue
                 detections = Detections.from_model(boxes[row], scores[row], labels[row], sizes[row])
-                yield int(index[row]), examples[row], sizes[row], detections if readable[row] else None
+                yield int(index[row]), examples[row], sizes[row], detections if readable[row] else None, losses[row]
 
 
 class _Samples:
@@ -174,6 +191,40 @@ class _Samples:
 
     def truth(self) -> COCOTruth | None:
         return coco_truth(self._source)
+
+
+def make_detect_and_loss(model: SSD) -> Callable[[PyTree, Mapping[str, jax.Array]], tuple[jax.Array, ...]]:
+    """Build a function of variables and a batch of `eval_batches` that detects and computes the loss in one pass.
+
+    It returns corners [B, D, 4], scores [B, D] and labels [B, D], as `make_detect`, and [B, 2]: the sum of the losses
+    of `multibox_loss` of each image and its positive priors.
+    """
+    priors = jnp.asarray(make_priors(model.spec))
+
+    def of_image(offsets: jax.Array, logits: jax.Array, boxes: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+        loc, conf, positives = multibox_loss(offsets, logits, *assign(boxes, labels, priors))
+        return *select(offsets, logits, priors), jnp.stack([loc + conf, positives.astype(loc.dtype)])
+
+    def detect_and_loss(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+        offsets, logits = model.apply(variables, preprocess(arrays["images"]))
+        return jax.vmap(of_image)(jnp.asarray(offsets), jnp.asarray(logits), arrays["boxes"], arrays["labels"])
+
+    return detect_and_loss
+
+
+def at_best_thresholds(metric: VOCMetric) -> Results:
+    """Return the best score threshold of each class, and means over the classes of what it gives, at IoU 0.5.
+
+    Returns:
+      {"F1", "precision", "recall", "thresholds"}. A threshold is nan for a class of which nothing was found or that
+      has no object. The means are over the classes that have one.
+    """
+    curves = metric.curves()
+    best = {name: best_f1(curve) for name, curve in curves.items()}
+    points = [(best[name].f1, *precision_recall_at(curve, best[name].score)) for name, curve in curves.items()]
+    means = np.mean(points, axis=0).tolist() if points else [np.nan] * 3
+    thresholds = {name: best[name].score if name in best else np.nan for name in metric.class_names}
+    return dict(zip(("F1", "precision", "recall"), means, strict=True)) | {"thresholds": thresholds}
 
 
 def prefetch(items: Iterable[Any]) -> Iterator[Any]:
@@ -227,6 +278,8 @@ def evaluate_checkpoint(
 def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
     """Write `eval_SPLIT.json`, `eval_SPLIT.npz` for reports, and for a COCO dataset `coco_results_SPLIT.json`.
 
+    The best thresholds are stored with the checkpoint too, if the split is that of the config's `data.eval`.
+
     Returns:
       the path of the first.
     """
@@ -237,6 +290,9 @@ def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
         evaluation.record.save(path.with_suffix(".npz"))
     if "coco" in evaluation.results:
         write_json(Path(workdir) / f"coco_results_{name}.json", evaluation.coco_results)
+    if evaluation.results["split"] == load_config(workdir).data.eval:
+        with Checkpoints.of_run(workdir) as checkpoints:
+            checkpoints.store_thresholds(evaluation.results["step"], evaluation.results["thresholds"])
     return path
 
 

@@ -91,7 +91,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
             if evaluation.results:  # of the first process
                 log_evaluation(log, step, evaluation.results)
                 log.images(step, evaluator.drawings())
-                checkpoints.rate(step, score(evaluation.results))
+                results = evaluation.results
+                checkpoints.rate(step, score(results), thresholds=results["thresholds"])
             return evaluation.finished
 
         with log, trace as before_step:
@@ -159,7 +160,8 @@ def due(step: int, every: int) -> bool:
 
 def log_evaluation(log: Log, step: int, results: dict[str, Any]) -> None:
     """Log the numbers by which a run is followed."""
-    values = {name: results[name] for name in ("mAP", "mAP_area")}
+    values = {name: results[name] for name in ("loss", "mAP", "mAP_area", "F1", "precision", "recall")}
+    values |= {"AP": results["mAP_over_iou"], "AP50": results["mAP_area"]}
     if "coco" in results:
         values |= {name: results["coco"][name] for name in ("AP", "AP50")}
     log.scalars(step, {f"eval/{name}": value for name, value in values.items()})

@@ -8,6 +8,7 @@ from ssd_jax.metrics.curves import (
     best_f1,
     precision_at_recall,
     precision_recall,
+    precision_recall_at,
     recall_at_precision,
 )
 from ssd_jax.metrics.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "missed_without_prior",
     "precision_at_recall",
     "precision_recall",
+    "precision_recall_at",
     "recall_at_precision",
     "recall_by_size",
     "suspect_annotations",

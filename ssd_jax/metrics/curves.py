@@ -105,6 +105,17 @@ def best_f1(curve: Curve) -> F1:
     return F1(float(f1[best]), float(curve.score[best]))
 
 
+def precision_recall_at(curve: Curve, score: float) -> tuple[float, float]:
+    """Return precision and recall of the detections that score at least `score`.
+
+    Both are 0 if there are no such detections, as for a threshold of nan; recall is nan where it is nan in the curve.
+    """
+    kept = np.flatnonzero(curve.score >= score)
+    if not kept.size:
+        return 0.0, np.nan if np.isnan(curve.recall).any() else 0.0
+    return float(curve.precision[kept[-1]]), float(curve.recall[kept[-1]])
+
+
 def average_recall(curves: Sequence[Curve]) -> float:
     """Return the mean, over curves at several IoU thresholds, of the recall of all detections, in [0, 1].
 

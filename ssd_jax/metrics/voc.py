@@ -7,7 +7,7 @@ import numpy as np
 
 from ssd_jax import box
 from ssd_jax.metrics.checks import check_boxes, check_column, check_labels
-from ssd_jax.metrics.curves import Curve, average_recall, precision_recall
+from ssd_jax.metrics.curves import Curve, precision_recall
 
 # 0.5, 0.55, ..., 0.95, as COCO averages over.
 COCO_IOU_THRESHOLDS = tuple(np.round(np.arange(0.5, 1, 0.05), 2).tolist())
@@ -199,15 +199,17 @@ class VOCMetric:
         interpolate = INTERPOLATIONS[_interpolation(interpolation or self.interpolation)]
         overlaps = self._overlaps_by_class()
 
-        def average_precisions(iou_threshold: float) -> dict[str, float]:
-            result = {}
+        def scores(iou_threshold: float) -> tuple[dict[str, float], dict[str, float]]:
+            """Return average precision, and recall of all detections, by class."""
+            aps, recalls = {}, {}
             for name, of_class in overlaps.items():
                 true, ignored = match_detections(of_class, iou_threshold)
-                hits = np.cumsum(true[~ignored])  # [d']
-                result[name] = interpolate(hits, of_class.n_objects) if of_class.n_objects else np.nan
-            return result
+                hits, n = np.cumsum(true[~ignored]), of_class.n_objects  # [d']
+                aps[name] = interpolate(hits, n) if n else np.nan
+                recalls[name] = np.max(hits, initial=0) / n if n else np.nan
+            return aps, recalls
 
-        aps = average_precisions(self.iou_threshold)
+        aps, _ = scores(self.iou_threshold)
         result = VOCResult(
             mAP=_mean(aps.values()),
             AP=aps,
@@ -217,15 +219,13 @@ class VOCMetric:
             n_images=len(self._image_ids),
         )
         if iou_thresholds:
-            thresholds = [_iou_threshold(threshold) for threshold in iou_thresholds]
-            curves = [self.curves(iou_threshold=threshold) for threshold in thresholds]
-            by_iou = {threshold: average_precisions(threshold) for threshold in thresholds}
-            result["mAP_by_iou"] = {threshold: _mean(aps_at.values()) for threshold, aps_at in by_iou.items()}
+            by_iou = {threshold: scores(_iou_threshold(threshold)) for threshold in iou_thresholds}
+            result["mAP_by_iou"] = {threshold: _mean(aps_at.values()) for threshold, (aps_at, _) in by_iou.items()}
             result["AP_over_iou"] = {
-                name: float(np.mean([aps[name] for aps in by_iou.values()])) for name in overlaps
+                name: float(np.mean([aps_at[name] for aps_at, _ in by_iou.values()])) for name in overlaps
             }
             result["mAP_over_iou"] = float(np.mean(list(result["mAP_by_iou"].values())))
-            result["AR_over_iou"] = _mean(average_recall([c[name] for c in curves]) for name in curves[0])
+            result["AR_over_iou"] = _mean(_mean(recalls.values()) for _, recalls in by_iou.values())
         return result
 
     def curves(self, *, iou_threshold: float | None = None) -> dict[str, Curve]:

@@ -16,7 +16,9 @@ COLUMNS = {
     "class_names": ("U", 1), "inclusive": ("b", 0),
     "gt_boxes": ("f", 2), "gt_labels": ("i", 1), "gt_difficult": ("b", 1), "gt_image": ("i", 1),
     "boxes": ("f", 2), "scores": ("f", 1), "labels": ("i", 1), "image": ("i", 1),
+    "loss": ("f", 1),
 }  # fmt: skip
+OPTIONAL = ("loss",)  # files of older versions lack it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Record:
       places: int [N], the images' places in their source; unreadable images have none.
       sizes: int [N, 2], (height, width) in pixels.
       spec: the priors of the detector, if it is known.
+      loss: float [N], the MultiBox loss of each image divided by its positive priors, if it is known.
     """
 
     metric: VOCMetric
@@ -36,6 +39,7 @@ class Record:
     places: np.ndarray
     sizes: np.ndarray
     spec: PriorSpec | None = None
+    loss: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -43,6 +47,8 @@ class Record:
         if np.shape(self.sizes) != (n, 2) or np.shape(self.places) != (n,):
             shapes = [list(np.shape(array)) for array in (self.sizes, self.places)]
             raise ValueError(f"sizes and places must have shapes [{n}, 2] and [{n}]; got {shapes[0]} and {shapes[1]}")
+        if self.loss is not None and np.shape(self.loss) != (n,):
+            raise ValueError(f"loss must have shape [{n}]; got {list(np.shape(self.loss))}")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,6 +74,8 @@ class Record:
             "labels": detections.labels.astype(np.int32),
             "image": detections.image.astype(np.int32),
         }
+        if self.loss is not None:
+            columns["loss"] = np.asarray(self.loss, np.float32)
         stream = io.BytesIO()
         np.savez_compressed(stream, **columns)
         write_bytes(path, stream.getvalue())
@@ -82,12 +90,13 @@ def load_record(path: Path) -> Record:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in COLUMNS}
+            columns = {name: archive[name] for name in COLUMNS if name in archive or name not in OPTIONAL}
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, zlib, NumPy and the file system have errors of many types
         raise ValueError(f"{path}: a record must be an archive of {', '.join(COLUMNS)}; got {error!r}") from None
-    for name, (kind, rank) in COLUMNS.items():
+    for name in columns:
+        kind, rank = COLUMNS[name]
         if columns[name].dtype.kind != kind or columns[name].ndim != rank:
             raise ValueError(f"{path}: {name} must have kind {kind} and rank {rank}; got {columns[name].dtype}")
     metric = VOCMetric(columns["class_names"].tolist(), inclusive=bool(columns["inclusive"]))
@@ -104,4 +113,5 @@ def load_record(path: Path) -> Record:
         spec = PriorSpec(**json.loads(str(columns["spec"]))) if str(columns["spec"]) else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: spec must be the fields of a PriorSpec; got {error}") from None
-    return Record(metric, tuple(columns["image_ids"].tolist()), columns["places"], columns["sizes"], spec)
+    names = tuple(columns["image_ids"].tolist())
+    return Record(metric, names, columns["places"], columns["sizes"], spec, columns.get("loss"))

@@ -315,6 +315,21 @@ def test_an_empty_source_is_an_error():
 # -- evaluation batches
 
 
+@pytest.mark.parametrize("train_difficult", [True, False])
+def test_evaluation_batches_have_the_ground_truth_if_asked(train_difficult):
+    images = [
+        example("a", np.zeros((9, 9, 3), np.uint8), 2, difficult=[True, False]),
+        example("b", np.zeros((9, 9, 3), np.uint8), 1),
+        example("c", np.zeros((9, 9, 3), np.uint8), 0),
+    ]
+    options = dict(batch_size=4, image_size=16, max_boxes=2, train_difficult=train_difficult)
+    (batch,) = data.eval_batches(images, **options)
+    first = images[0].boxes if train_difficult else [images[0].boxes[1], [0] * 4]
+    np.testing.assert_array_equal(batch.arrays["boxes"][0], first)
+    assert batch.arrays["labels"].tolist() == [[1, 2] if train_difficult else [2, 0], [1, 0], [0, 0], [0, 0]]
+    assert batch.arrays["boxes"].dtype == np.float32 and batch.arrays["labels"].dtype == np.int32
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 7, 8])
 def test_evaluation_sees_each_image_once(length, processes):

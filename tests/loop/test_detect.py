@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 import tiny
 
+from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.cli import main
 from ssd_jax.data import decode_image
-from ssd_jax.inference import Detector, load_detector
+from ssd_jax.inference import Detections, Detector, load_detector
 from ssd_jax.inference.drawing import write_png
-from ssd_jax.loop.detect import JSONList, detect_images, find
+from ssd_jax.loop.detect import JSONList, best_scores, detect_images, find
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
 
@@ -35,6 +38,33 @@ def test_detection_draws_files_folders_and_held_out_images(workdir, data, tmp_pa
     assert detect_images(workdir, [], tmp_path / "held", samples=2) == 2
     assert detect_images(workdir, [folder / "broken.jpg"], tmp_path / "none") == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_score_auto_takes_the_best_score_of_each_class(workdir, tmp_path, caplog):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    with Checkpoints.of_run(run) as checkpoints:
+        checkpoints.store_thresholds(6, {"bright": 0.3, "dark": 0.6})
+    found = Detections(np.zeros((5, 4)), np.array([0.7, 0.6, 0.5, 0.3, 0.2]), np.array([1, 2, 2, 1, 1]))
+    kept = found.above(best_scores(load_detector(run), run))
+    assert kept.scores.tolist() == [0.7, 0.6, 0.3] and kept.labels.tolist() == [1, 2, 1]
+    assert detect_images(run, [], tmp_path / "out", samples=3, score="auto") == 3
+    for record in json.loads((tmp_path / "out" / "detections.json").read_text()):
+        assert all(found["score"] >= {"bright": 0.3, "dark": 0.6}[found["class"]] for found in record["detections"])
+    with Checkpoints.of_run(run) as checkpoints:
+        checkpoints.store_thresholds(6, {"bright": 0.3, "dark": float("nan")})
+    assert best_scores(load_detector(run), run).tolist() == [0.3, 0.4]
+    assert "the evaluation found nothing of dark; their lowest score is 0.4" in caplog.text
+    (run / "checkpoints" / "6" / "thresholds.json").unlink()
+    with pytest.raises(ValueError, match=r"best scores of step 6 of .*; got auto; evaluate first: python eval.py"):
+        detect_images(run, [], tmp_path / "none", score="auto")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("text", ["", "1.1", "-0.1", "nan", "best", "0,5"])
+def test_a_score_is_a_number_or_auto(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["detect", "--workdir=run", "--out=drawings", f"--score={text}"])
+    assert f"--score: must be a number from 0 to 1, or auto; got {text!r}" in capsys.readouterr().err
 
 
 def test_a_file_name_that_is_not_utf8_is_read_and_drawn(workdir, tmp_path):

@@ -11,15 +11,19 @@ import pytest
 import tiny
 from launch import lines
 from test_coco_loop import write_coco
+from test_loss import slow_multibox_loss
 
+from ssd_jax.box import assign
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.cli import main
-from ssd_jax.data import Example, VOCFolder
+from ssd_jax.data import Example, VOCFolder, pad_boxes, warp
 from ssd_jax.inference import load_detector
 from ssd_jax.loop.build import build
-from ssd_jax.loop.evaluate import Evaluator, evaluate, table
+from ssd_jax.loop.evaluate import Evaluator, at_best_thresholds, evaluate, evaluate_checkpoint, table
 from ssd_jax.loop.train import train
 from ssd_jax.loop.workdir import load_config, save_config
+from ssd_jax.metrics import VOCMetric, best_f1
+from ssd_jax.model import preprocess
 from ssd_jax.parallel import put_on_devices
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
@@ -72,6 +76,53 @@ def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
     assert evaluate(workdir, split="train", step=3)["images"] == 8
     cut = evaluate(workdir, split="train[:2]")
     assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")
+
+
+def test_the_loss_of_an_evaluation_is_that_of_its_images_one_by_one(workdir, data):
+    evaluation = evaluate_checkpoint(workdir)
+    detector, source = load_detector(workdir), build(tiny.config(data)).eval_source
+    total = positives = 0
+    for index, found in enumerate(evaluation.record.loss):
+        example = source[index]
+        boxes, labels = pad_boxes(example.boxes, example.labels, 4)
+        inputs = preprocess(warp(example.decode(), 64)[None])
+        offsets, logits = detector.model.apply(detector.variables, inputs)
+        targets = assign(boxes, labels, tiny.PRIORS)
+        loc, conf, n = slow_multibox_loss(np.asarray(offsets[0]), np.asarray(logits[0]), *map(np.asarray, targets))
+        assert found == pytest.approx((loc + conf) / max(1, n), rel=1e-4)
+        total, positives = total + loc + conf, positives + n
+    assert evaluation.results["loss"] == pytest.approx(total / positives, rel=1e-4)
+
+
+def test_the_best_thresholds_are_in_the_results_and_with_the_checkpoint(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "checkpoints" / "6" / "thresholds.json").unlink()
+    assert load_detector(run).thresholds is None
+    evaluate(run, split="train")
+    assert load_detector(run).thresholds is None  # only those of the split that the run is evaluated on
+    results = evaluate(run)
+    assert load_detector(run).thresholds == pytest.approx(results["thresholds"], nan_ok=True)
+    metric = evaluate_checkpoint(run).record.metric
+    for name, curve in metric.curves().items():
+        f1, score = best_f1(curve)
+        assert results["thresholds"][name] == pytest.approx(score, nan_ok=True)
+        point = np.flatnonzero(curve.score == score)
+        hits = curve.recall[point].sum(), curve.precision[point].sum()
+        assert f1 == pytest.approx(2 * np.prod(hits) / sum(hits) if sum(hits) else 0.0)
+    assert 0 <= results["precision"] <= 1 and 0 <= results["recall"] <= 1
+
+
+def test_numbers_at_the_best_thresholds_by_hand():
+    """Of class a one of two objects is found, with one mistake above; of b nothing; c has no object."""
+    metric = VOCMetric("abc")
+    boxes = np.array([[0, 0, 9, 9], [20, 20, 29, 29], [40, 40, 49, 49]])
+    metric.add(0, boxes, [1, 1, 2], [False] * 3, boxes[[0, 2, 2]], np.array([0.5, 0.75, 0.9]), [1, 1, 3])
+    found = at_best_thresholds(metric)
+    assert found["thresholds"] == pytest.approx({"a": 0.5, "b": np.nan, "c": np.nan}, nan_ok=True)
+    assert (found["F1"], found["precision"], found["recall"]) == pytest.approx((0.25, 0.25, 0.25))
+    empty = VOCMetric("abc")
+    empty.add(0, [], [], [], [], [], [])
+    assert np.isnan(at_best_thresholds(empty)["F1"])
 
 
 def test_evaluation_reads_every_image_once(data, monkeypatch):
@@ -138,12 +189,13 @@ WHOLE = np.array([[0, 0, 1, 1]], np.float32)
 
 
 def perfect(model):
-    """Make a `detect` that is always right: label 1 is "cat" in training, label 2 "dog"."""
+    """Make a detector that is always right: label 1 is "cat" in training, label 2 "dog"."""
 
-    def detect(variables, images):
-        mean = jax.numpy.mean(images.astype("float32"), axis=(1, 2, 3))  # [B]
+    def detect(variables, arrays):
+        mean = jax.numpy.mean(arrays["images"].astype("float32"), axis=(1, 2, 3))  # [B]
         labels = jax.numpy.where(mean > 200, 1, 2)[:, None]
-        return jax.numpy.broadcast_to(WHOLE, (len(images), 1, 4)), jax.numpy.ones(labels.shape), labels
+        boxes, losses = jax.numpy.broadcast_to(WHOLE, (len(mean), 1, 4)), jax.numpy.zeros((len(mean), 2))
+        return boxes, jax.numpy.ones(labels.shape), labels, losses
 
     return detect
 
@@ -179,7 +231,7 @@ def plain_split(split):
 def test_a_perfect_model_is_perfect_where_the_evaluation_split_numbers_the_classes_otherwise(
     splits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ssd_jax.loop.evaluate.make_detect", perfect)
+    monkeypatch.setattr("ssd_jax.loop.evaluate.make_detect_and_loss", perfect)
     data = {f"data.{name}": value for name, value in splits(tmp_path / "data").items()}
     train(tiny.config("", steps=3, save_every=3, eval_every=3, **data), tmp_path / "run")
     assert [line["eval/mAP"] for line in lines(tmp_path / "run") if "eval/mAP" in line] == [1.0]

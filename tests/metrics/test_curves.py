@@ -9,6 +9,7 @@ from ssd_jax.metrics import (
     best_f1,
     precision_at_recall,
     precision_recall,
+    precision_recall_at,
     recall_at_precision,
 )
 
@@ -48,6 +49,12 @@ def loop_best(points, which, least, wanted):
     return best
 
 
+def loop_at(scores, true, n_objects, threshold):
+    """Return precision and recall of the detections that score at least `threshold`."""
+    kept = [hit for score, hit in zip(scores, true, strict=True) if score >= threshold]
+    return (sum(kept) / len(kept), sum(kept) / n_objects) if kept else (0.0, 0.0)
+
+
 def loop_f1(points):
     best, threshold = 0.0, None
     for recall, precision, score in points:
@@ -81,6 +88,7 @@ def test_curves_equal_a_slow_loop_in_2000_random_cases():
             np.array_equal(np.stack(curve, axis=1), np.reshape(points, (-1, 3)))
             and precision_at_recall(curve, recall) == loop_best(points, 0, recall, 1)
             and recall_at_precision(curve, precision) == loop_best(points, 1, precision, 0)
+            and precision_recall_at(curve, precision) == loop_at(scores, true, n_objects, precision)
             and abs(f1 - expected_f1) < 1e-12
             and (threshold == expected_threshold or (expected_threshold is None and np.isnan(threshold)))
         )
@@ -142,6 +150,9 @@ def test_without_objects_recall_is_not_a_number():
     assert np.isnan(curve.recall).all() and not curve.precision.any()
     for value in (precision_at_recall(curve, 0), recall_at_precision(curve, 0), *best_f1(curve)):
         assert np.isnan(value)
+    for score in (0.3, 1):
+        precision, recall = precision_recall_at(curve, score)
+        assert precision == 0 and np.isnan(recall)
 
 
 @pytest.mark.parametrize(
