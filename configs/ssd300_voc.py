@@ -57,12 +57,15 @@ def get_config() -> ConfigDict:
     config.spec = ConfigDict(dataclasses.asdict(SSD300_VOC))
 
     config.model = ConfigDict()
-    config.model.backbone = "vgg16"  # or "resnet50", with norm "batch"
+    config.model.backbone = "vgg16"  # or one of docs/models.md, with norm "batch"
+    config.model.extras = "paper"  # or "light": depthwise convolutions, with norm "batch"
+    config.model.heads = "paper"  # or "light"
     config.model.width = 1.0  # multiplies the channels of every layer
     config.model.norm = config_dict.placeholder(str)  # none, or "batch"
     config.model.l2_scale = 20.0  # initial scale of conv4_3's L2 norm
     config.model.kernel_init = "xavier"  # or "he", "normal"
     config.model.head_init = "xavier"
+    config.model.freeze_norm = ()  # parts whose BatchNorm statistics do not change, such as ("trunk",)
     config.model.dtype = "float32"  # or "bfloat16"
 
     config.augment = ConfigDict(dataclasses.asdict(AugmentOptions()))  # the paper's

@@ -14,7 +14,7 @@ from ssd_jax.box import PriorSpec, make_priors
 from ssd_jax.data import Example, train_batches
 from ssd_jax.model import SSD, L2Norm
 from ssd_jax.model.layers import pool2, scaled
-from ssd_jax.model.ssd import BACKBONES
+from ssd_jax.model.ssd import BACKBONES, Backbone
 from ssd_jax.training import make_optimizer, make_schedule, make_train_step
 
 SPEC = PriorSpec(
@@ -45,7 +45,7 @@ def short(model, block, images, train):
     return [L2Norm(model.l2_scale, name="conv4_3_norm")(fine), coarse]
 
 
-BACKBONES["short"] = short
+BACKBONES["short"] = Backbone(short)
 # MODEL is the paper's network, for what it computes and learns; SHORT is for what a run does with any network.
 MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
 SHORT = MODEL.clone(backbone="short")

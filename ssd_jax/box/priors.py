@@ -28,6 +28,7 @@ class PriorSpec:
       truncate: drop the fraction of each size, as Caffe's layer does: for weights of SSD512 imported from Caffe.
       clamp_centers: move centres beyond the image's edge onto it (those of the last of SSD300's 10 cells of 32 pixels
         lie at 304): for weights imported from ssd.pytorch and lufficc/SSD.
+      clip_sides: cut width and height to the side of the image, around the same centre, as torchvision does.
 
     Raises:
       ValueError: if the number of entries does not fit the number of maps, or a number is not positive.
@@ -42,6 +43,7 @@ class PriorSpec:
     clip: bool = False
     truncate: bool = False
     clamp_centers: bool = False
+    clip_sides: bool = False
 
     def __post_init__(self) -> None:
         for name in ("grids", "steps", "sizes", "ratios"):
@@ -132,6 +134,8 @@ def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
     priors = np.concatenate(maps) / spec.image_size  # [P, 4]
     if spec.clamp_centers:
         priors[:, :2] = np.clip(priors[:, :2], 0, 1)
+    if spec.clip_sides:
+        priors[:, 2:] = np.minimum(priors[:, 2:], 1)
     if spec.clip:
         priors = corner_to_center(clip_corners(center_to_corner(priors)))
     return priors.astype(np.float32)
@@ -166,3 +170,24 @@ SSD512_VOC = PriorSpec(
     ratios=_RATIOS_512,
 )
 SSD512_COCO = dataclasses.replace(SSD512_VOC, sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72))
+
+_RATIOS_320 = ((2.0,), *((2.0, 3.0),) * 5)
+
+# The sizes of SSD300 on six maps whose finest has stride 8, for the light networks.
+SSD320_VOC = PriorSpec(
+    image_size=320,
+    grids=(40, 20, 10, 5, 3, 2),
+    steps=(8, 16, 32, 64, 320 / 3, 160),
+    sizes=tuple(size * 320 / 300 for size in SSD300_VOC.sizes),
+    ratios=_RATIOS_320,
+)
+SSD320_COCO = dataclasses.replace(SSD320_VOC, sizes=tuple(size * 320 / 300 for size in SSD300_COCO.sizes))
+# From ssdlite320_mobilenet_v3_large in torchvision's models/detection/ssdlite.py.
+SSDLITE320_COCO = PriorSpec(
+    image_size=320,
+    grids=(20, 10, 5, 3, 2, 1),
+    steps=(16, 32, 64, 320 / 3, 160, 320),
+    sizes=(64, 112, 160, 208, 256, 304, 320),
+    ratios=((2.0, 3.0),) * 6,
+    clip_sides=True,
+)

@@ -3,8 +3,10 @@
 `flax.linen.tabulate(model, key, compute_flops=True)(images)` lists its layers, shapes, operations and parameters.
 """
 
+from ssd_jax.model.backbones.efficientnet import EfficientNetLite
 from ssd_jax.model.backbones.resnet import ResNet50
 from ssd_jax.model.backbones.vgg import VGG16
+from ssd_jax.model.catalogue import MODELS, make
 from ssd_jax.model.layers import L2Norm
 from ssd_jax.model.ssd import (
     SSD,
@@ -19,8 +21,10 @@ from ssd_jax.preprocess import MEAN_COLOUR, preprocess
 
 __all__ = [
     "MEAN_COLOUR",
+    "MODELS",
     "SSD",
     "VGG16",
+    "EfficientNetLite",
     "L2Norm",
     "ResNet50",
     "compile_to_run_once",
@@ -28,6 +32,7 @@ __all__ = [
     "from_description",
     "init_variables",
     "initialise",
+    "make",
     "preprocess",
     "variable_shapes",
 ]

@@ -1,12 +1,14 @@
 """The layers of SSD, and how their kernels start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box.numerics import maximum
+from ssd_jax.box.numerics import bounded, maximum
+from ssd_jax.model.depthwise import depthwise_convolution, grouped_convolution, same_pads
 
 Init = Callable[..., jax.Array]
 
@@ -15,7 +17,29 @@ INITS: dict[str, Init] = {
     "xavier": nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
     "he": nn.initializers.he_normal(),
     "normal": nn.initializers.normal(0.01),
+    "normal_0.03": nn.initializers.normal(0.03),  # torchvision's SSDLite
 }
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Return relu6(x + 3) / 6."""
+    return bounded(x + 3, 0, 6) / 6
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "relu6": lambda x: bounded(x, 0, 6),
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": lambda x: x * hard_sigmoid(x),
+}
+
+
+def is_named(path: str, names: Sequence[str]) -> bool:
+    """Say whether one of `names` is `path`, such as "trunk/conv1_1", or a part that holds it, such as "trunk".
+
+    A name may have the wildcards of a shell, as "trunk/conv[12]_*".
+    """
+    return any(fnmatchcase(path, pattern) for name in names for pattern in (name, f"{name}/*"))
 
 
 class L2Norm(nn.Module):
@@ -42,57 +66,113 @@ class L2Norm(nn.Module):
         return (wide / norm * scale).astype(x.dtype)
 
 
-class ConvBlock(nn.Module):
-    """A convolution, BatchNorm if asked for, and a ReLU: `[B, H, W, C]` to `[B, H', W', features]`.
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution without bias: `[B, H, W, C]` to `[B, H', W', C]`.
 
     Attributes:
-      features: channels of the output.
       kernel: side of the kernel, pixels.
       stride: pixels between neighbouring outputs.
-      dilation: pixels between neighbouring entries of the kernel.
-      padding: zeros on each side of the map; None for as many as keep its size at stride 1.
-      relu: whether a ReLU follows.
+      padding: zeros on each side of the map, or "SAME", TensorFlow's rule.
+      kernel_init: a name of `INITS`.
+      dtype: the type in which it computes; parameters are float32.
+      portable: compute by one grouped convolution, which is slow on a CPU but known to every exporter.
+    """
+
+    kernel: int = 3
+    stride: int = 1
+    padding: int | str = 1
+    kernel_init: str = "he"
+    dtype: str = "float32"
+    portable: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolve each channel of `x` [B, H, W, C]."""
+        shape = (self.kernel, self.kernel, 1, x.shape[-1])
+        kernel = self.param("kernel", INITS[self.kernel_init], shape, jnp.float32)
+        if isinstance(self.padding, int):
+            pads = ((self.padding, self.padding), (self.padding, self.padding))
+        else:
+            pads = same_pads(x.shape[1:3], self.kernel, self.stride)
+        convolve = grouped_convolution if self.portable else depthwise_convolution
+        x, kernel = (a.astype(self.dtype) for a in (x, kernel))
+        return convolve(x, kernel, stride=self.stride, pads=pads)
+
+
+class ConvBlock(nn.Module):
+    """A convolution, BatchNorm if asked for, and an activation: `[B, H, W, C]` to `[B, H', W', features]`.
+
+    Attributes:
+      features: channels of the output; None for a depthwise convolution, which keeps their number.
+      kernel: side of the kernel, pixels.
+      stride: pixels between neighbouring outputs.
+      dilation: pixels between neighbouring entries of the kernel; 1 for a depthwise convolution.
+      padding: zeros on each side of the map; None for as many as keep its size at stride 1; "SAME" for TensorFlow's
+        rule.
+      activation: a name of `ACTIVATIONS`, or None.
       norm: None, or "batch" for BatchNorm. The convolution then has no bias: BatchNorm would subtract it again.
+      norm_epsilon: added to BatchNorm's variance.
+      norm_momentum: what a step leaves of BatchNorm's running statistics.
+      freeze_norm: parts of the network whose BatchNorm uses its running statistics in training too, as names for
+        `is_named`.
       kernel_init: a name of `INITS`.
       dtype: the type in which the block computes; parameters are float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics.
+      portable: as in `DepthwiseConv`.
     """
 
-    features: int
+    features: int | None
     kernel: int = 3
     stride: int = 1
     dilation: int = 1
-    padding: int | None = None
-    relu: bool = True
+    padding: int | str | None = None
+    activation: str | None = "relu"
     norm: str | None = None
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.95
+    freeze_norm: tuple[str, ...] = ()
     kernel_init: str = "xavier"
     dtype: str = "float32"
     axis_name: str | None = None
+    portable: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Apply the block to `x` [B, H, W, C]; with `train`, BatchNorm uses the statistics of the batch."""
         padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            kernel_dilation=self.dilation,
-            padding=padding,
-            use_bias=self.norm is None,
-            kernel_init=INITS[self.kernel_init],
-            dtype=jnp.dtype(self.dtype),
-            name="conv",
-        )(x)
+        if self.features is None:
+            x = DepthwiseConv(
+                self.kernel,
+                self.stride,
+                padding,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                portable=self.portable,
+                name="conv",
+            )(x)
+        else:
+            x = nn.Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                strides=self.stride,
+                kernel_dilation=self.dilation,
+                padding=padding,
+                use_bias=self.norm is None,
+                kernel_init=INITS[self.kernel_init],
+                dtype=jnp.dtype(self.dtype),
+                name="conv",
+            )(x)
         if self.norm == "batch":
+            frozen = is_named("/".join(self.path), self.freeze_norm)
             x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.95,
+                use_running_average=frozen or not train,
+                momentum=self.norm_momentum,
+                epsilon=self.norm_epsilon,
                 axis_name=self.axis_name,
                 dtype=jnp.dtype(self.dtype),
                 name="norm",
             )(x)
-        return nn.relu(x) if self.relu else x
+        return ACTIVATIONS[self.activation](x) if self.activation else x
 
 
 class Head(nn.Module):
@@ -115,6 +195,32 @@ class Head(nn.Module):
             self.per_cell * self.values, (3, 3), padding=1, kernel_init=INITS[self.kernel_init], name="conv"
         )
         return conv(x.astype(jnp.float32)).reshape(x.shape[0], -1, self.values)
+
+
+class LightHead(nn.Module):
+    """Predict as `Head`, by a depthwise 3x3 convolution with BatchNorm and ReLU6, and a 1x1 convolution.
+
+    Source: torchvision's SSDLite.
+
+    Attributes:
+      block: `block(features, **options)` makes a convolution with BatchNorm, in float32.
+      per_cell: priors in each cell of the map.
+      values: 4 for offsets, the number of classes for logits.
+      kernel_init: a name of `INITS`.
+    """
+
+    block: Callable[..., nn.Module]
+    per_cell: int
+    values: int
+    kernel_init: str = "xavier"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Predict from the feature map `x` [B, H, W, F]."""
+        depthwise = self.block(None, activation="relu6", kernel_init=self.kernel_init, name="depthwise")
+        x = depthwise(x.astype(jnp.float32), train=train)
+        conv = nn.Conv(self.per_cell * self.values, (1, 1), kernel_init=INITS[self.kernel_init], name="conv")
+        return conv(x).reshape(x.shape[0], -1, self.values)
 
 
 def scaled(features: int, width: float) -> int:

@@ -8,15 +8,22 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from ssd_jax.box import PriorSpec
+from ssd_jax.model.backbones.efficientnet import EfficientNetLite
 from ssd_jax.model.backbones.resnet import ResNet50
 from ssd_jax.model.backbones.vgg import VGG16
-from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, scaled
+from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, LightHead, is_named, scaled
+from ssd_jax.preprocess import INPUT_SCALINGS, MEAN_COLOUR
 
 PyTree = Any
 NORMS = (None, "batch")
+# Fields of `SSD` that are no part of the network: Flax's own, and how a program computes it.
+NOT_DESCRIBED = ("parent", "name", "axis_name", "portable")
 DTYPES = ("float32", "bfloat16")
+KINDS = ("paper", "light")  # of the extra layers and the heads
 
 
 class Extra(NamedTuple):
@@ -51,6 +58,29 @@ def extras_for(spec: PriorSpec, backbone_maps: int) -> tuple[Extra, ...]:
     return EXTRAS.get(spec.grids, halving)[backbone_maps - 1 :]
 
 
+# Channels of the maps that light extra layers make; the last is repeated.
+LIGHT_EXTRAS = (512, 256, 256, 128)
+
+
+class Backbone(NamedTuple):
+    """A backbone, and what its published weights want.
+
+    Attributes:
+      maps: `maps(model, block, images, train)` returns a list of feature maps, the finest first; the extra layers
+        continue from the last one.
+      input_scaling: what it is fed, a key of `INPUT_SCALINGS`.
+      needs_norm: whether it has no form without BatchNorm.
+      norm_epsilon: of BatchNorm, in all layers of the model.
+      norm_momentum: of BatchNorm, in all layers of the model.
+    """
+
+    maps: Callable[..., list[jax.Array]]
+    input_scaling: str = "caffe"
+    needs_norm: bool = False
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.95
+
+
 def vgg16(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
     """Return the maps of VGG16: conv4_3, L2-normalised for the heads (paper, section 3.1), and fc7."""
     conv4_3, fc7 = VGG16(block, model.width, name="trunk")(images, train=train)
@@ -62,9 +92,26 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
     return ResNet50(block, model.width, name="trunk")(images, train=train)
 
 
-# Each function returns a list of feature maps, the finest first; the extra layers continue from the last one.
+def efficientnet_lite(
+    model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
+) -> list[jax.Array]:
+    """Return the maps of EfficientNet-Lite of strides 8, 16 and 32, or those that the grids ask for."""
+    variant = int(model.backbone[-1])
+    maps = EfficientNetLite(block, variant, model.width, name="trunk")(images, train=train)
+    return [x for x in maps if x.shape[1] <= model.spec.grids[0]]
+
+
+EFFICIENTNET_LITE = Backbone(efficientnet_lite, "efficientnet", True, norm_epsilon=1e-3, norm_momentum=0.97)
+
 # The name "trunk" of a backbone's parameters is part of every checkpoint.
-BACKBONES: dict[str, Callable[..., list[jax.Array]]] = {"vgg16": vgg16, "resnet50": resnet50}
+BACKBONES = {
+    "vgg16": Backbone(vgg16),
+    # Its own first layer shifts the pixels, and its importer scales the kernel.
+    "resnet50": Backbone(resnet50, needs_norm=True),
+    "efficientnet_lite0": EFFICIENTNET_LITE,
+    "efficientnet_lite1": EFFICIENTNET_LITE,
+    "efficientnet_lite2": EFFICIENTNET_LITE,
+}
 
 
 class SSD(nn.Module):
@@ -76,17 +123,24 @@ class SSD(nn.Module):
     Attributes:
       num_classes: C, background included.
       spec: the priors; `spec.image_size` is S and `spec.grids` are the sides of the maps.
-      backbone: "vgg16" (the paper), or "resnet50" (NVIDIA's SSD300), which needs norm="batch".
+      backbone: a name of `BACKBONES`; all but "vgg16" (the paper) need norm="batch".
       width: factor, above 0, on the number of channels of every layer but the heads.
       norm: None (the paper), or "batch": BatchNorm after every convolution of the backbone and the extra layers,
         for training from scratch. It adds a "batch_stats" collection, updated when `train=True`.
       l2_scale: initial scale of the L2 norm of VGG16's conv4_3.
-      kernel_init: how the kernels of the backbone and the extra layers start: "xavier" (Caffe's, by fan-in), "he"
-        or "normal" (standard deviation 0.01). Biases start at 0.
+      kernel_init: how the kernels of the backbone and the extra layers start: "xavier" (Caffe's, by fan-in), "he",
+        or "normal" and "normal_0.03" (standard deviation 0.01 and 0.03). Biases start at 0.
       head_init: the same for the kernels of the heads.
       dtype: "float32" or "bfloat16": the type in which the backbone and the extra layers compute. Parameters and
         heads stay float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics; None for one device.
+      extras: "paper", or "light": extra layers with a depthwise convolution, as in SSDLite; these need norm="batch".
+      heads: "paper", or "light": heads with a depthwise convolution, as in SSDLite; these need norm="batch".
+      input_scaling: what the backbone is fed, a name of `INPUT_SCALINGS`; None for what its published weights want.
+        The model converts the images itself.
+      freeze_norm: parts whose BatchNorm normalises by its running statistics in training too, and does not update
+        them: paths such as "trunk" or "trunk/stage[12]_*", with the wildcards of a shell.
+      portable: use only operators that every exporter knows, which are slower on a CPU; the values are the same.
 
     Raises:
       ValueError: for an option out of its range, when the model is made; for images of another shape, and for a
@@ -103,9 +157,15 @@ class SSD(nn.Module):
     dtype: str = "float32"
     axis_name: str | None = None
     backbone: str = "vgg16"
+    extras: str = "paper"
+    heads: str = "paper"
+    input_scaling: str | None = None
+    freeze_norm: tuple[str, ...] = ()
+    portable: bool = False
 
     def __post_init__(self) -> None:
         """Check the options, so that a wrong one fails before any array is made."""
+        self.freeze_norm = tuple(self.freeze_norm)  # a config or a JSON file has a list
         super().__post_init__()
         for field, value, allowed in (
             ("backbone", self.backbone, tuple(BACKBONES)),
@@ -113,11 +173,20 @@ class SSD(nn.Module):
             ("kernel_init", self.kernel_init, tuple(INITS)),
             ("head_init", self.head_init, tuple(INITS)),
             ("dtype", self.dtype, DTYPES),
+            ("extras", self.extras, KINDS),
+            ("heads", self.heads, KINDS),
+            ("input_scaling", self.input_scaling, (None, *INPUT_SCALINGS)),
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
-        if self.backbone == "resnet50" and self.norm != "batch":
-            raise ValueError(f"norm must be 'batch' with backbone resnet50; got {self.norm!r}")
+        needs_norm = {
+            f"backbone {self.backbone}": BACKBONES[self.backbone].needs_norm,
+            "light extras": self.extras == "light",
+            "light heads": self.heads == "light",
+        }
+        for what, needed in needs_norm.items():
+            if needed and self.norm != "batch":
+                raise ValueError(f"norm must be 'batch' with {what}; got {self.norm!r}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2 (background included); got {self.num_classes}")
         if not self.width > 0:
@@ -137,10 +206,39 @@ class SSD(nn.Module):
         size = self.spec.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must have shape [B, {size}, {size}, 3]; got {list(images.shape)}")
+        backbone = BACKBONES[self.backbone]
         block = partial(
-            ConvBlock, norm=self.norm, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name
+            ConvBlock,
+            norm=self.norm,
+            norm_epsilon=backbone.norm_epsilon,
+            norm_momentum=backbone.norm_momentum,
+            freeze_norm=self.freeze_norm,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            portable=self.portable,
         )
-        maps = BACKBONES[self.backbone](self, block, images, train)
+        maps = backbone.maps(self, block, _fed(images, self.input_scaling or backbone.input_scaling), train)
+        add = {"paper": self._paper_extras, "light": self._light_extras}[self.extras]
+        maps = add(block, maps, train)
+        grids = tuple(m.shape[1] for m in maps)
+        if grids != tuple(self.spec.grids):
+            raise ValueError(f"spec.grids must be the sides of the maps, {grids}; got {tuple(self.spec.grids)}")
+        offsets, logits = [], []
+        for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
+            for name, values, outputs in (("loc", 4, offsets), ("conf", self.num_classes, logits)):
+                if self.heads == "light":
+                    head = LightHead(
+                        partial(block, dtype="float32"), per_cell, values, self.head_init, name=f"{name}{k}"
+                    )
+                    outputs.append(head(x, train=train))
+                else:
+                    outputs.append(Head(per_cell, values, self.head_init, name=f"{name}{k}")(x))
+        self._check_freeze_norm()
+        return jnp.concatenate(offsets, axis=1), jnp.concatenate(logits, axis=1)  # [B, P, 4], [B, P, C]
+
+    def _paper_extras(self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool) -> list[jax.Array]:
+        """Add the maps of the paper's extra layers."""
         x = maps[-1]
         for number, extra in enumerate(extras_for(self.spec, len(maps)), start=6):
             x = block(scaled(extra.narrow, self.width), kernel=1, name=f"conv{number}_1")(x, train=train)
@@ -151,16 +249,40 @@ class SSD(nn.Module):
                 padding=extra.padding,
                 name=f"conv{number}_2",
             )(x, train=train)
-            maps.append(x)
+            maps = [*maps, x]
+        return maps
 
-        grids = tuple(m.shape[1] for m in maps)
-        if grids != tuple(self.spec.grids):
-            raise ValueError(f"spec.grids must be the sides of the maps, {grids}; got {tuple(self.spec.grids)}")
-        offsets, logits = [], []
-        for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
-            offsets.append(Head(per_cell, 4, self.head_init, name=f"loc{k}")(x))
-            logits.append(Head(per_cell, self.num_classes, self.head_init, name=f"conf{k}")(x))
-        return jnp.concatenate(offsets, axis=1), jnp.concatenate(logits, axis=1)  # [B, P, 4], [B, P, C]
+    def _light_extras(self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool) -> list[jax.Array]:
+        """Add maps by a 1x1 convolution to half the channels, a depthwise 3x3 of stride 2, and a 1x1 convolution."""
+        block = partial(block, activation="relu6")
+        x = maps[-1]
+        for k in range(len(self.spec.grids) - len(maps)):
+            number, features = 6 + k, LIGHT_EXTRAS[min(k, len(LIGHT_EXTRAS) - 1)]
+            x = block(scaled(features // 2, self.width), kernel=1, name=f"conv{number}_1")(x, train=train)
+            x = block(None, stride=2, name=f"conv{number}_2")(x, train=train)
+            x = block(scaled(features, self.width), kernel=1, name=f"conv{number}_3")(x, train=train)
+            maps = [*maps, x]
+        return maps
+
+    def _check_freeze_norm(self) -> None:
+        """Refuse a name of `freeze_norm` that no BatchNorm has."""
+        if not self.freeze_norm:
+            return
+        norms = {"/".join(path[:-2]) for path in flatten_dict(self.variables.get("batch_stats", {}))}
+        for name in self.freeze_norm:
+            if not any(is_named(norm, (name,)) for norm in norms):
+                known = ", ".join(sorted(norms)) or "a model with norm 'batch'"
+                raise ValueError(f"freeze_norm must name parts of {known}; got {name!r}")
+
+
+def _fed(images: jax.Array, input_scaling: str) -> jax.Array:
+    """Convert images [B, S, S, 3], RGB minus `MEAN_COLOUR`, to what a backbone is fed."""
+    mean, deviation = INPUT_SCALINGS[input_scaling]
+    shift, scale = np.subtract(MEAN_COLOUR, mean), 1 / np.asarray(deviation)
+    if not shift.any() and (scale == 1).all():
+        return images
+    shift, scale = (np.asarray(a, np.float32).reshape(1, 1, 1, 3) for a in (shift, scale))
+    return (images + shift) * scale
 
 
 def describe(model: SSD) -> dict[str, Any]:
@@ -190,7 +312,7 @@ def from_description(description: dict[str, Any]) -> SSD:
 
 def _options(kind: type) -> dict[str, bool]:
     """Return the names of the fields of a dataclass, but for Flax's own; true where one has no default."""
-    fields = (field for field in dataclasses.fields(kind) if field.name not in ("parent", "name", "axis_name"))
+    fields = (field for field in dataclasses.fields(kind) if field.name not in NOT_DESCRIBED)
     return {field.name: field.default is dataclasses.MISSING for field in fields}
 
 

@@ -39,9 +39,9 @@ class Bottleneck(nn.Module):
         """Apply the block to `x` [B, H, W, C]."""
         y = self.block(self.features, kernel=1, name="conv1")(x, train=train)
         y = self.block(self.features, stride=self.stride, name="conv2")(y, train=train)
-        y = self.block(4 * self.features, kernel=1, relu=False, name="conv3")(y, train=train)
+        y = self.block(4 * self.features, kernel=1, activation=None, name="conv3")(y, train=train)
         if self.project:
-            wide = self.block(4 * self.features, kernel=1, stride=self.stride, relu=False, name="downsample")
+            wide = self.block(4 * self.features, kernel=1, stride=self.stride, activation=None, name="downsample")
             x = wide(x, train=train)
         return nn.relu(x + y)
 

@@ -1,0 +1,49 @@
+"""Models by name."""
+
+from typing import Any
+
+from ssd_jax.box import (
+    SSD300_COCO,
+    SSD300_VOC,
+    SSD320_COCO,
+    SSD320_VOC,
+    SSD512_COCO,
+    SSD512_VOC,
+)
+from ssd_jax.model.ssd import SSD
+
+OF_300 = {"voc": SSD300_VOC, "coco": SSD300_COCO}
+OF_320 = {"voc": SSD320_VOC, "coco": SSD320_COCO}
+OF_512 = {"voc": SSD512_VOC, "coco": SSD512_COCO}
+LIGHT = {"norm": "batch", "extras": "light", "heads": "light", "kernel_init": "he", "head_init": "normal_0.03"}
+
+# The priors by dataset, and the options of `SSD`.
+MODELS: dict[str, dict[str, Any]] = {
+    "ssd300": {"specs": OF_300},
+    "ssd512": {"specs": OF_512},
+    "ssd300_resnet50": {"specs": OF_300, "backbone": "resnet50", "norm": "batch"},
+    "ssd320_efficientnet_lite0": {"specs": OF_320, "backbone": "efficientnet_lite0", **LIGHT},
+    "ssd320_efficientnet_lite1": {"specs": OF_320, "backbone": "efficientnet_lite1", **LIGHT},
+    "ssd320_efficientnet_lite2": {"specs": OF_320, "backbone": "efficientnet_lite2", **LIGHT},
+}
+
+
+def make(name: str, num_classes: int, dataset: str = "voc", **options: Any) -> SSD:
+    """Make the model of a name.
+
+    Args:
+      name: a name of `MODELS`.
+      num_classes: C, background included.
+      dataset: "voc" or "coco", whose priors it has. Those of COCO are smaller.
+      options: fields of `SSD` to change.
+
+    Raises:
+      ValueError: for an unknown name, and as `SSD` does.
+    """
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {', '.join(MODELS)}; got {name!r}")
+    fields = dict(MODELS[name])
+    specs = fields.pop("specs")
+    if dataset not in specs:
+        raise ValueError(f"dataset must be one of {', '.join(specs)}; got {dataset!r}")
+    return SSD(num_classes, **({"spec": specs[dataset]} | fields | options))
