@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ssd_jax"
 ORDER = [
     *("lazy", "moved", "extras", "files", "fast_cpu", "config_file", "command"),
     *("box", "loss", "preprocess", "metrics", "data", "augment", "model", "parallel", "checkpoint"),
-    *("inference", "training", "pretrained", "report", "loop", "commands", "cli", "__main__"),
+    *("inference", "training", "pretrained", "export", "report", "loop", "commands", "cli", "__main__"),
     *("datasets", "batching", "classes"),  # old names of rooms: nothing may import them
 ]
 # Within box.

@@ -22,6 +22,7 @@ SAME_FILES = {
     "classes": "classes.py is the old name of data/classes.py, until 0.2",
     "train": "commands holds the command line of what loop does",
     "detect": "commands holds the command line of what loop does",
+    "export": "commands holds the command line of what the room export does",
     "coco": "data reads the annotations and metrics computes the numbers of one benchmark, COCO",
     "voc": "data reads the annotations and metrics computes the numbers of one benchmark, PASCAL VOC",
 }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ssd_jax.inference.selection import SelectOptions
     from ssd_jax.model import SSD
 
+EXPORTED = (".onnx", ".stablehlo")  # the names of exported files end so
+
 
 class Detector:
     """A trained model that finds objects in images of any size.
@@ -182,8 +184,12 @@ class Detector:
         return Result(seen.item, seen.image, found)
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
-        """Return corners [B, D, 4], scores [B, D] and labels [B, D] of uint8 [B, S, S, 3], maybe still computing."""
-        return self._detect(self.variables, batch)
+        """Return corners [R, D, 4], scores [R, D] and labels [R, D] of uint8 [B, S, S, 3], maybe still computing.
+
+        Rows after the first B are padding. Here R is a power of two: a few compilations serve every number of images.
+        """
+        rows = 1 << (len(batch) - 1).bit_length()
+        return self._detect(self.variables, np.pad(batch, ((0, rows - len(batch)), (0, 0), (0, 0), (0, 0))))
 
     def __reduce__(self) -> tuple[Callable[..., "Detector"], tuple[Any, ...]]:
         """Pickle what the constructor takes; the program is compiled again where it is unpickled."""
@@ -226,20 +232,29 @@ def load_detector(
     batch_size: int = 8,
     **options: "Unpack[SelectOptions]",
 ) -> Detector:
-    """Load a checkpoint of a run for detection.
+    """Load a checkpoint of a run for detection, or a file that `ssd_jax.export` wrote.
 
     The input size, priors, model and class names are in the checkpoint.
 
     Args:
-      directory: the workdir of the run, or its folder of checkpoints.
+      directory: the workdir of the run, its folder of checkpoints, or an exported file: `.onnx` or `.stablehlo`.
       step: a checkpoint's number, or "best"; the newest by default.
       batch_size: of `Detector`.
-      **options: of `select`.
+      **options: of `select`. An exported file has its step and its options.
 
     Raises:
-      FileNotFoundError: if there is no such checkpoint.
-      ValueError: for a damaged checkpoint, or a wrong option.
+      FileNotFoundError: if there is no such checkpoint or file.
+      ValueError: for a damaged checkpoint or file, or a wrong option.
     """
+    if Path(directory).suffix in EXPORTED:
+        if step is not None or options:
+            given = ", ".join([*(["step"] if step is not None else []), *options])
+            raise ValueError(f"{directory}: step and options must be chosen at the export; got {given}")
+
+        from ssd_jax.inference.exported import load_exported
+
+        return load_exported(directory, batch_size=batch_size)
+
     from ssd_jax.checkpoint import Checkpoints
     from ssd_jax.model import from_description
 

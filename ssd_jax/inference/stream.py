@@ -74,8 +74,8 @@ def run_stream(
     caller uses the results of the one before it. No result waits for the next item.
 
     Args:
-      run: `run(uint8 [B, S, S, 3])` starts the network and returns corners [B, D, 4], scores [B, D] and labels
-        [B, D], which may still be computed.
+      run: `run(uint8 [B, S, S, 3])` starts the network and returns corners [R, D, 4], scores [R, D] and labels
+        [R, D], R >= B, which may still be computed.
       items: what `read` takes; the thread iterates it.
       read: `read(index, item)` returns RGB uint8 [h, w, 3], or raises the error that the item is yielded with.
       split: `split(height, width)` returns the windows to look at; by default the whole image.
@@ -204,16 +204,9 @@ def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> I
             if batch is not None:
                 raise batch
             return
-        running.append((batch, run(_padded(batch)) if batch.filled else None))
+        running.append((batch, run(batch.pixels[: batch.filled]) if batch.filled else None))
         if len(running) > 1:
             yield from _finish(*running.popleft())
-
-
-def _padded(batch: Rows) -> np.ndarray:
-    # The batch is padded to a power of two: a handful of compilations serve every number of images.
-    rows = 1 << (batch.filled - 1).bit_length()
-    padding = ((0, max(0, rows - len(batch.pixels))), (0, 0), (0, 0), (0, 0))
-    return np.pad(batch.pixels[:rows], padding)
 
 
 def _finish(batch: Rows, results: Iterable[Any] | None) -> Iterator[Seen]:

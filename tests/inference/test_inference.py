@@ -87,6 +87,19 @@ def test_images_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_path)
             np.testing.assert_array_equal(a, b)
 
 
+def test_the_network_sees_batches_that_are_padded_to_a_power_of_two(detector, monkeypatch):
+    shapes = []
+
+    def counted(variables, batch, detect=detector._detect):
+        shapes.append(len(batch))
+        return detect(variables, batch)
+
+    monkeypatch.setattr(detector, "_detect", counted)
+    for count in (1, 3, 4):
+        assert len(detector([np.zeros((8, 8, 3), np.uint8)] * count)) == count
+    assert shapes == [1, 4, 4]
+
+
 def test_no_images_no_detections(detector):
     assert detector([]) == []
 

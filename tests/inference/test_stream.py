@@ -43,7 +43,7 @@ def test_every_item_is_answered_in_its_order(count, batch_size):
     assert all(seen.size == (2, 3) and seen.image is None for seen in answers)
 
 
-def test_the_network_sees_batches_that_are_padded_to_a_power_of_two():
+def test_the_network_sees_only_rows_that_are_used():
     shapes = []
 
     def counting(pixels):
@@ -51,10 +51,10 @@ def test_the_network_sees_batches_that_are_padded_to_a_power_of_two():
         return run(pixels)
 
     list(stream(range(11), batch_size=6, run=counting))
-    assert shapes == [(8, 2, 2, 3), (8, 2, 2, 3)]
+    assert shapes == [(6, 2, 2, 3), (5, 2, 2, 3)]
     shapes.clear()
     list(stream(range(9), batch_size=6, run=counting))
-    assert shapes == [(8, 2, 2, 3), (4, 2, 2, 3)]
+    assert shapes == [(6, 2, 2, 3), (3, 2, 2, 3)]
 
 
 def test_errors_stand_in_the_place_of_their_items():

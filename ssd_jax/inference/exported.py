@@ -1,0 +1,124 @@
+"""Detectors that run an exported file. An ONNX file needs neither JAX nor Flax; a StableHLO file needs JAX alone."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd_jax.files import read_bytes, read_json
+from ssd_jax.inference.detector import Detector
+
+Program = Callable[[Any], Iterable[Any]]  # uint8 [B, S, S, 3] -> corners [B, D, 4], scores [B, D], labels [B, D]
+
+
+class Metadata(NamedTuple):
+    """What an exported file says about itself.
+
+    Attributes:
+      class_names: of labels 1, 2, ...
+      image_size: side S of the square input, pixels.
+      batch_size: images that the program takes, or None for any number.
+      step: of the checkpoint it was made from, if any.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    batch_size: int | None
+    step: int | None
+
+    @classmethod
+    def from_json(cls, path: Path, values: Any) -> "Metadata":
+        """Check the JSON values that stand in, or beside, the file `path`."""
+        given = values if isinstance(values, dict) else {}
+        names, size = given.get("class_names"), given.get("image_size")
+        batch, step = given.get("batch_size"), given.get("step")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: the metadata's class_names must be a list of texts; got {names!r}")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{path}: the metadata's image_size must be a positive integer; got {size!r}")
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise ValueError(f"{path}: the metadata's batch_size must be a positive integer or null; got {batch!r}")
+        return cls(tuple(names), size, batch, step)
+
+
+class ExportedDetector(Detector):
+    """A detector whose network and selection are an exported program: the interface is that of `Detector`.
+
+    It has no `model` and no `variables`, and its options are those that it was exported with.
+    """
+
+    def __init__(self, path: str | Path, program: Program, metadata: Metadata, *, batch_size: int = 8) -> None:
+        """Prepare to detect with `program`.
+
+        Args:
+          path: of the file.
+          program: returns padded detections, as `select` does.
+          metadata: of the program.
+          batch_size: images that the network sees together; a program of a fixed batch has its own.
+        """
+        fixed = metadata.batch_size
+        self._describe(metadata.image_size, metadata.class_names, metadata.step, fixed or batch_size)
+        self._path, self._program, self._fixed = Path(path).absolute(), program, fixed
+
+    def _run(self, batch: np.ndarray) -> Iterable[Any]:
+        rows = self._fixed or len(batch)
+        return self._program(np.pad(batch, ((0, rows - len(batch)), (0, 0), (0, 0), (0, 0))))
+
+    def __reduce__(self) -> tuple[Callable[..., Detector], tuple[Any, ...]]:
+        """Pickle the path of the file."""
+        return partial(load_exported, batch_size=self.batch_size), (self._path,)
+
+
+def load_exported(path: str | Path, *, batch_size: int = 8) -> ExportedDetector:
+    """Load a file of `ssd_jax.export` as a detector.
+
+    Args:
+      path: of the file.
+      batch_size: of `Detector`.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is damaged.
+    """
+    return ExportedDetector(path, load_stablehlo(path), stablehlo_metadata(path), batch_size=batch_size)
+
+
+def load_stablehlo(path: str | Path) -> Program:
+    """Load a file of `export.to_stablehlo`. This needs JAX, but not Flax.
+
+    Returns:
+      A function from RGB uint8 [B, S, S, 3] to corners [B, D, 4] in fractions, scores [B, D] and labels [B, D], best
+      first; unused rows are zero, with label 0. It is compiled for each B.
+
+    Raises:
+      OSError: if the file, or the metadata beside it, cannot be read.
+      ValueError: if either is damaged.
+    """
+    import jax
+    import jax.export
+
+    stablehlo_metadata(path)
+    return jax.jit(jax.export.deserialize(bytearray(_checked(Path(path)))).call)
+
+
+def stablehlo_metadata(path: str | Path) -> Metadata:
+    """Read what stands beside a StableHLO file: FILE.json."""
+    beside = metadata_path(path)
+    return Metadata.from_json(beside, read_json(beside))
+
+
+def metadata_path(path: str | Path) -> Path:
+    """Return the place of the metadata of a StableHLO file."""
+    return Path(f"{path}.json")
+
+
+def _checked(path: Path) -> bytes:
+    """Read a program whose hash stands in the metadata: its format has no check of its own."""
+    program, wanted = read_bytes(path), read_json(metadata_path(path)).get("sha256")
+    found = hashlib.sha256(program).hexdigest()
+    if found != wanted:
+        raise ValueError(f"{path}: the file must have the sha256 that its metadata says, {wanted}; got {found}")
+    return program
