@@ -1,7 +1,7 @@
 """Evaluate a model on a dataset: VOC's average precision, and COCO's twelve numbers where its format is COCO's."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
 
     finished: bool  # False if it was stopped
     results: Results
-    coco_results: Sequence[Mapping[str, Any]] = ()  # the detections as COCO's server takes them, for a COCO dataset
+    coco: COCOMetric | None = None  # with all detections, for a COCO dataset
     record: Record | None = None  # ground truth and detections of every image, for reports
 
 
@@ -64,6 +64,11 @@ class Evaluator:
         self._spec = model.spec
         self._batch_size = -(-config.eval.batch_size // topology().devices) * topology().devices
         self._detect = gather_over_devices(make_detect_and_loss(model))
+
+    @property
+    def score_name(self) -> str:
+        """The name of `score` in the log of the first process."""
+        return "AP" if self._truth else "mAP"
 
     def __call__(self, variables: PyTree, *, stops: Callable[[], bool] = lambda: False) -> Evaluation:
         """Detect in every image and compare with the ground truth.
@@ -128,7 +133,7 @@ class Evaluator:
         places, names, sizes = zip(*seen, strict=True)
         loss = sums / np.maximum(positives, 1)
         record = Record(metric, names, np.array(places), np.array(sizes), self._spec, loss)
-        return Evaluation(True, results, coco.results if coco else (), record)
+        return Evaluation(True, results, coco, record)
 
     def drawings(self, *, score: float = 0.4) -> dict[str, np.ndarray]:
         """Draw what the last call found in the sample images, by name; RGB uint8."""
@@ -288,8 +293,8 @@ def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
     write_json(path, evaluation.results)
     if evaluation.record:
         evaluation.record.save(path.with_suffix(".npz"))
-    if "coco" in evaluation.results:
-        write_json(Path(workdir) / f"coco_results_{name}.json", evaluation.coco_results)
+    if evaluation.coco:
+        evaluation.coco.write(Path(workdir) / f"coco_results_{name}.json")
     if evaluation.results["split"] == load_config(workdir).data.eval:
         with Checkpoints.of_run(workdir) as checkpoints:
             checkpoints.store_thresholds(evaluation.results["step"], evaluation.results["thresholds"])

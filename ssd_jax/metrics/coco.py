@@ -1,18 +1,15 @@
-"""COCO's twelve numbers, as pycocotools computes them."""
+"""COCO's twelve numbers: those of pycocotools, computed by hotcoco in a hundredth of the time."""
 
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from ssd_jax import box
 from ssd_jax.files import to_json, write_text
 from ssd_jax.metrics.checks import check_boxes, check_column, check_labels
-
-if TYPE_CHECKING:  # imported where it is used, which reading COCO files does not need
-    from pycocotools.coco import COCO
 
 
 class COCOImage(TypedDict):
@@ -88,25 +85,20 @@ class COCOResult(TypedDict):
 
 
 class COCOMetric:
-    """Average precision and recall over IoU 0.5, 0.55, ..., 0.95, computed by pycocotools.
+    """Average precision and recall over IoU 0.5, 0.55, ..., 0.95, equal to those of pycocotools.
 
     Label k is the k-th of the ground truth's categories. As in COCO, detections over a crowd do not count as false
     positives. Only images that were added are evaluated. Boxes are rounded to hundredths of a pixel, as in the file
     that `write` makes, so that pycocotools finds the same numbers in it.
-
-    Attributes:
-      results: all detections that were added.
     """
 
     def __init__(self, truth: COCOTruth) -> None:
         """Prepare an empty metric for this ground truth."""
         self._truth = truth
-        self._categories = truth["categories"]
         # NumPy's integers equal Python's, but JSON has no form of them.
         self._ids = {image["id"]: _plain(image["id"]) for image in truth["images"]}
-        self._category_ids = [_plain(category["id"]) for category in truth["categories"]]
-        self._added: dict[int | str, None] = {}
-        self.results: list[COCODetection] = []
+        self._category_ids = [int(category["id"]) for category in truth["categories"]]
+        self._added: dict[int | str, np.ndarray] = {}  # of each image [d, 6]: xywh, score, label
 
     def add(self, image_id: int | str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         """Add the detections of one image, which may have none.
@@ -131,11 +123,16 @@ class COCOMetric:
         boxes = check_boxes(boxes, d, f"{where}: boxes")
         scores = check_column(scores, d, f"{where}: scores").astype(np.float64)
         labels = check_labels(labels, len(self._category_ids), f"{where}: labels")
-        self._added[image_id] = None
         xywh = np.round(box.corner_to_xywh(boxes), 2)  # [d, 4]
-        self.results += [
-            COCODetection(image_id=image_id, category_id=self._category_ids[label - 1], bbox=bbox, score=score)
-            for label, bbox, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
+        self._added[image_id] = np.column_stack([xywh, scores, labels])
+
+    @property
+    def results(self) -> list[COCODetection]:
+        """All detections that were added, as COCO's server takes them."""
+        return [
+            COCODetection(image_id=image_id, category_id=self._category_ids[int(label) - 1], bbox=bbox, score=score)
+            for image_id, rows in self._added.items()
+            for *bbox, score, label in rows.tolist()
         ]
 
     def compute(self) -> COCOResult:
@@ -144,42 +141,47 @@ class COCOMetric:
         Raises:
           ValueError: if no image was added.
         """
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        from hotcoco import COCO, COCOeval
 
         if not self._added:
             raise ValueError("a metric must have at least one image; got none")
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
-            truth = COCO()
-            truth.dataset = cast("Any", {"info": {}, **self._truth})
-            truth.createIndex()
-            evaluation = COCOeval(truth, _load(truth, self.results), "bbox")
-            evaluation.params.imgIds = cast("Any", list(self._added))  # text will do as an id
-            evaluation.params.catIds = [category["id"] for category in self._categories]
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        # precision is [IoU threshold, recall, category by rising id, area range, number of detections].
-        by_class = _minus_one_to_nan(evaluation.eval["precision"][:, :, :, 0, -1]).mean(axis=(0, 1))  # [C]
-        by_id = dict(zip(evaluation.params.catIds, by_class.tolist(), strict=True))
+        # Images and categories are numbered from 1 in the order of their ids, in which pycocotools takes them: of
+        # equal scores, the first image's counts first.
+        images = {image_id: k for k, image_id in enumerate(sorted(self._ids.values()), start=1)}
+        categories = {category_id: k for k, category_id in enumerate(sorted(self._category_ids), start=1)}
+        objects = [row for row in self._truth["annotations"] if row["image_id"] in images]
+        truth = COCO.from_arrays(
+            [{"id": k} for k in images.values()],
+            [{"id": k, "name": str(k)} for k in categories.values()],
+            np.array([images[row["image_id"]] for row in objects], np.int64),
+            np.array([categories[row["category_id"]] for row in objects], np.int64),
+            np.array([row["bbox"] for row in objects], np.float64).reshape(-1, 4),
+            area=np.array([row["area"] for row in objects], np.float64),
+            iscrowd=np.array([row["iscrowd"] for row in objects], bool),
+        )
+        numbers = np.array([categories[category_id] for category_id in self._category_ids])  # of labels 1, 2, ...
+        found = [
+            np.column_stack([np.full(len(rows), images[image_id]), rows[:, :5], numbers[rows[:, 5].astype(int) - 1]])
+            for image_id, rows in self._added.items()
+        ]
+        evaluation = COCOeval(truth, truth.load_res(np.concatenate(found)), "bbox")
+        evaluation.params.img_ids = sorted(images[image_id] for image_id in self._added)
+        evaluation.params.cat_ids = list(categories.values())
+        with contextlib.redirect_stdout(io.StringIO()):  # the summary is printed too
+            evaluation.run()
+        # precision is [IoU threshold, recall, category, area range, number of detections].
+        assert evaluation.eval is not None  # after `run`; a type checker needs it
+        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+        by_class = _minus_one_to_nan(precision).mean(axis=(0, 1))  # [C]
+        names = {int(category["id"]): category["name"] for category in self._truth["categories"]}
         return COCOResult(
-            **dict(zip(NUMBERS, _minus_one_to_nan(evaluation.stats).tolist(), strict=True)),
-            AP_by_class={category["name"]: by_id[category["id"]] for category in self._categories},
+            **dict(zip(NUMBERS, _minus_one_to_nan(np.asarray(evaluation.stats)).tolist(), strict=True)),
+            AP_by_class={names[i]: float(by_class[categories[i] - 1]) for i in self._category_ids},
         )
 
     def write(self, path: str | Path) -> None:
         """Write the results, whole or not at all, as JSON that pycocotools' `loadRes` and COCO's server read."""
         write_text(path, to_json(self.results))
-
-
-def _load(truth: "COCO", results: list[COCODetection]) -> "COCO":
-    """Return `truth.loadRes(results)`, which fails on an empty list and adds its own keys to the rows."""
-    if results:
-        return truth.loadRes(cast("Any", [dict(row) for row in results]))
-    empty = type(truth)()
-    empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
-    empty.createIndex()
-    return empty
 
 
 def _plain(number: int | str) -> int | str:

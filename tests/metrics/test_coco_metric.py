@@ -74,7 +74,7 @@ def test_numbers_equal_those_of_pycocotools_on_the_files(tmp_path, capsys):
         evaluation.accumulate()
         evaluation.summarize()
         capsys.readouterr()
-        assert [result[name] for name in NUMBERS] == evaluation.stats.tolist()
+        assert [result[name] for name in NUMBERS] == pytest.approx(evaluation.stats, abs=1e-12)
         assert 0.05 < result["AP"] < result["AP50"] < 1
         for category, name in ((3, "a"), (8, "b"), (20, "c")):
             evaluation.params.catIds = [category]
@@ -83,6 +83,61 @@ def test_numbers_equal_those_of_pycocotools_on_the_files(tmp_path, capsys):
             evaluation.summarize()
             assert result["AP_by_class"][name] == pytest.approx(evaluation.stats[0], abs=1e-12)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def hard_case(random):
+    """Return a case with crowds, areas unlike the boxes', equal scores, and up to 150 detections in an image."""
+    images = sorted(random.permutation(500)[: random.integers(1, 7)].tolist())
+    if random.random() < 0.3:
+        images = [f"n{i}" for i in images]
+    ids = (1 + random.permutation(90)[: random.integers(1, 5)]).tolist()
+    crowds, on_grid = random.choice([0, 0.2, 1]), random.random() < 0.4
+    data, found = truth(images=images, categories=[(i, f"c{i}") for i in ids]), []
+    for image in images:
+        n, d = random.integers(0, random.choice([2, 8])), random.integers(0, random.choice([4, 30, 150]))
+        corners = random.uniform(0, 300, (n, 2)).round(-1 if on_grid else 2)
+        sides = (10 ** random.uniform(0.3, 2.5, (n, 2))).round(0 if on_grid else 2)
+        for box in np.concatenate([corners, sides], axis=1).tolist():
+            area = float(random.choice([box[2] * box[3], box[2] * box[3] / 2, 1024, 9216, 0, 1e10]))
+            number = 1 + len(data["annotations"])
+            row = {"id": number, "image_id": image, "category_id": int(random.choice(ids)), "bbox": box, "area": area}
+            data["annotations"].append(row | {"iscrowd": int(random.random() < crowds)})
+        anywhere = random.uniform(0, 300, (d, 2))
+        boxes = np.concatenate([anywhere, anywhere + 10 ** random.uniform(0, 2.5, (d, 2))], axis=1)
+        if n:
+            near = random.random(d) < 0.8
+            seen = random.integers(0, n, int(near.sum()))
+            noise = random.normal(0, 0.1, (len(seen), 4)) * np.tile(sides[seen], 2) * (not on_grid)
+            boxes[near] = np.concatenate([corners[seen], corners[seen] + sides[seen]], axis=1) + noise
+        scores = random.integers(0, 5, d) / 4 if random.random() < 0.3 else random.random(d).astype(np.float32)
+        found.append((image, boxes, scores, random.integers(1, 1 + len(ids), d)))
+    return data, [row for row in found if random.random() < 0.9] or found[:1]
+
+
+def test_numbers_equal_those_of_pycocotools_in_random_cases(capsys):
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(100):
+        data, found = hard_case(random)
+        metric = metric_of(data, found)
+        coco = COCO()
+        coco.dataset = {"info": {}} | data
+        coco.createIndex()
+        answers = coco.loadRes([dict(row) for row in metric.results]) if metric.results else COCO()
+        if not metric.results:
+            answers.dataset = {"images": data["images"], "categories": data["categories"], "annotations": []}
+            answers.createIndex()
+        evaluation = COCOeval(coco, answers, "bbox")
+        evaluation.params.imgIds = [image for image, *_ in found]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        result = metric.compute()
+        expected = np.where(evaluation.stats == -1, np.nan, evaluation.stats)
+        np.testing.assert_allclose([result[name] for name in NUMBERS], expected, rtol=0, atol=1e-12)
+        inside += np.sum((expected > 0) & (expected < 1))
+    capsys.readouterr()
+    assert inside > 400
 
 
 def test_by_hand():
