@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.log_every = 50
     config.save_every = 5_000
     config.eval_every = 10_000  # and at the end; 0: never
+    config.stop_after = 0  # evaluations without a better score (AP of COCO, else mAP) that end the run; 0: none
     config.keep_checkpoints = 3  # the newest ones; the one that evaluated best is kept as well
     config.init_from = ""  # a file of published weights (docs/weights.md), or the workdir of a run
     config.accumulate = 1  # gradient accumulation steps: microbatches of each device, one after the other

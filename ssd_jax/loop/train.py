@@ -12,8 +12,9 @@ from ssd_jax.checkpoint import IMPORTED, Checkpoints, DamagedCheckpoint
 from ssd_jax.files import local_folder, only_run
 from ssd_jax.loop.build import Run, build
 from ssd_jax.loop.evaluate import Evaluator, score
-from ssd_jax.loop.log import Log
+from ssd_jax.loop.log import Log, read_log
 from ssd_jax.loop.meter import Meter, Unreadable
+from ssd_jax.loop.patience import Patience
 from ssd_jax.loop.profile import trace_steps
 from ssd_jax.loop.signals import Interruption
 from ssd_jax.loop.workdir import changes, jsonlike, save_config
@@ -42,8 +43,9 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     see; the first one writes.
 
     Returns:
-      whether the run came to its end. SIGTERM or SIGINT stop it after the step in progress, or with several processes
-      at the next line of the log. That step is then saved.
+      whether the run came to its end, which with `config.stop_after` may be before the last step. SIGTERM or SIGINT
+      stop it after the step in progress, or with several processes at the next line of the log. That step is then
+      saved.
 
     Raises:
       ValueError: for data or a config that cannot be used, a workdir that holds a checkpoint of another model, or one
@@ -57,6 +59,10 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     run = build(config)
     config, first, alone = run.config, is_first(), topology().processes == 1
     evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.images)
+
+    if config.stop_after > 0 and not config.eval_every:
+        raise ValueError(f"eval_every must be above 0 for a run with stop_after; got {config.eval_every}")
+    Patience(config.stop_after, {})  # refuses a wrong value
 
     def evaluates(step: int) -> bool:
         return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
@@ -81,6 +87,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
         # The first steps compile, and are not what one wants to see in a profile.
         traced = max(start.step + 1, min(start.step + 1 + TRACED, config.steps + 1 - TRACED))
         log = Log(workdir, start_step=start.step, steps=config.steps, enabled=first)
+        # The log has the scores of all evaluations up to this step, so that a resumed run counts as a straight one.
+        patience = Patience(config.stop_after, logged_scores(workdir, evaluator.score_name) if first else {})
         trace = trace_steps(workdir / "profile", range(traced, traced + TRACED) if profile and first else range(0))
 
         def evaluate(step: int, state: TrainState) -> bool:
@@ -93,7 +101,12 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 log.images(step, evaluator.drawings())
                 results = evaluation.results
                 checkpoints.rate(step, score(results), thresholds=results["thresholds"])
+                patience.add(step, score(results))
             return evaluation.finished
+
+        def is_over() -> bool:
+            """Return whether the first process, which knows the scores, says that the run has stopped to improve."""
+            return bool(config.stop_after and of_every_process(patience.is_over).any())
 
         with log, trace as before_step:
             log.line(f"{run.summary()}; config in {workdir / 'config.json'}{start.origin}")
@@ -104,7 +117,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
             step, finished = start.step, True
             if of_every_process(evaluates(step) and checkpoints.score(step) is None).any():
                 finished = evaluate(step, state)  # which a signal stopped last time
-            while finished and step < config.steps:
+            over = is_over()
+            while finished and not over and step < config.steps:
                 step += 1
                 before_step(step, state)
                 with meter.waiting_for_data():
@@ -140,6 +154,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 # Evaluate. A signal stops an evaluation, which the next start then repeats.
                 if evaluates(step) and not stops:
                     stops = not evaluate(step, state)
+                    over = is_over()
                     meter.restart()
 
                 finished = not stops or (step == config.steps and not evaluates(step))
@@ -149,6 +164,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
             checkpoints.wait()
             if not finished:
                 log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
+            elif over and step < config.steps:
+                log.line(f"stopped after step {step} of {config.steps}: {patience.reason(evaluator.score_name)}")
             of_every_process(0)  # no process leaves before the first one has written everything
     return finished
 
@@ -158,6 +175,11 @@ def due(step: int, every: int) -> bool:
     return bool(step and every) and step % every == 0
 
 
+def logged_scores(workdir: Path, name: str) -> dict[int, float | None]:
+    """Return the score of each evaluation in the log, by step; None for one that is not a number."""
+    return {row["step"]: row[f"eval/{name}"] for row in read_log(workdir) if f"eval/{name}" in row}
+
+
 def log_evaluation(log: Log, step: int, results: dict[str, Any]) -> None:
     """Log the numbers by which a run is followed."""
     values = {name: results[name] for name in ("loss", "mAP", "mAP_area", "F1", "precision", "recall")}
@@ -165,7 +187,10 @@ def log_evaluation(log: Log, step: int, results: dict[str, Any]) -> None:
     if "coco" in results:
         values |= {name: results["coco"][name] for name in ("AP", "AP50")}
     log.scalars(step, {f"eval/{name}": value for name, value in values.items()})
-    log.line(f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area)")
+    log.line(
+        f"step {step}: mAP {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area), "
+        f"loss {results['loss']:.4g} on the evaluation split"
+    )
 
 
 def find_start(run: Run, checkpoints: Checkpoints, workdir: Path) -> Start:

@@ -43,6 +43,7 @@ def defaults() -> dict[str, Any]:
         "log_every": 50,
         "save_every": 5_000,
         "eval_every": 10_000,
+        "stop_after": 0,
         "keep_checkpoints": 3,
         "init_from": "",
         "accumulate": 1,
