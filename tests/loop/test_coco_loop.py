@@ -84,8 +84,8 @@ def test_detections_are_scored_in_pixels_of_the_annotation(root, tmp_path, monke
 
     def perfect(self, variables):
         for index, example in enumerate(source):
-            boxes = 64 * example.boxes
-            yield index, example, (64, 64), Detections(boxes, np.ones(len(boxes), np.float32), example.labels)
+            found = Detections(64 * example.boxes, np.ones(len(example.boxes), np.float32), example.labels)
+            yield index, example, (64, 64), found, np.zeros(2)
 
     monkeypatch.setattr(Evaluator, "_detect_all", perfect)
     results = Evaluator(tiny.MODEL, source, tiny.config(copy))({}).results
