@@ -1,8 +1,6 @@
 """Export: python export.py --workdir=DIR --out=FILE is ssd-jax export with the same flags."""
 
-import sys
-
-from ssd_jax.cli import main
+from ssd_jax.cli import program
 
 if __name__ == "__main__":
-    main(["export", *sys.argv[1:]])
+    program("export")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from ssd_jax.box import assign, make_priors, to_pixels
 from ssd_jax.checkpoint import Checkpoints
@@ -18,6 +17,7 @@ from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, select
 from ssd_jax.loop.build import NO_OBJECT, open_split
 from ssd_jax.loop.meter import refuse_many
+from ssd_jax.loop.progress import shown
 from ssd_jax.loop.workdir import load_config, split_name
 from ssd_jax.loss import multibox_loss
 from ssd_jax.metrics import COCO_IOU_THRESHOLDS, COCOMetric, COCOTruth, VOCMetric, best_f1, precision_recall_at
@@ -161,7 +161,7 @@ class Evaluator:
             process_count=topology().processes,
         )
         total = -(-len(self._source) // self._batch_size)
-        progress = tqdm(batches, total=total, desc="evaluate", leave=False, disable=None if is_first() else True)
+        progress = shown(batches, "evaluate", total=total, enabled=is_first())
         started = ((self._detect(variables, shard(batch.arrays)), batch.info) for batch in progress)
         for found, info in prefetch(started):
             boxes, scores, labels, losses = map(np.asarray, found)  # of all processes

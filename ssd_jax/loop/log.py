@@ -16,6 +16,7 @@ from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from ssd_jax.files import append_text, to_json, with_path, write_text
+from ssd_jax.loop.progress import duration
 
 logger = logging.getLogger("ssd_jax")
 
@@ -41,7 +42,9 @@ class Log:
             initial=start_step,
             unit="step",
             disable=not enabled or not sys.stderr.isatty(),
-            smoothing=0.05,
+            mininterval=0,
+            miniters=1,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed} elapsed{postfix}]",
         )
         if enabled:
             _drop_lines_after(self._path, start_step)
@@ -58,13 +61,14 @@ class Log:
         if self._enabled:
             self._board.write(step, *(summary.image(name, i, dataformats="HWC") for name, i in images.items()))
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        """Show the step and `values` on the terminal."""
+    def progress(self, step: int, values: dict[str, float], *, elapsed: float, left: float | None = None) -> None:
+        """Show the step, `values`, and the seconds elapsed and left, on the terminal."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        remaining = "" if left is None else f", {duration(left)} left"
         if self._bar.disable:
-            self.line(f"step {step}/{self._bar.total}  {text}")
+            self.line(f"step {step}/{self._bar.total}  {text}  {duration(elapsed)} elapsed{remaining}")
         else:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(f"{remaining[2:]}  {text}".strip(), refresh=False)
             self._bar.update(step - self._bar.n)
 
     def line(self, text: str) -> None:

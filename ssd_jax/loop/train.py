@@ -16,6 +16,7 @@ from ssd_jax.loop.log import Log, read_log
 from ssd_jax.loop.meter import Meter, Unreadable
 from ssd_jax.loop.patience import Patience
 from ssd_jax.loop.profile import trace_steps
+from ssd_jax.loop.progress import Clock, duration
 from ssd_jax.loop.signals import Interruption
 from ssd_jax.loop.workdir import changes, jsonlike, save_config
 from ssd_jax.model import describe, from_description
@@ -89,10 +90,12 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
         log = Log(workdir, start_step=start.step, steps=config.steps, enabled=first)
         # The log has the scores of all evaluations up to this step, so that a resumed run counts as a straight one.
         patience = Patience(config.stop_after, logged_scores(workdir, evaluator.score_name) if first else {})
+        clock = Clock(config.steps, config.eval_every)
         trace = trace_steps(workdir / "profile", range(traced, traced + TRACED) if profile and first else range(0))
 
         def evaluate(step: int, state: TrainState) -> bool:
             """Evaluate and log; return False if a signal stopped the evaluation."""
+            before = clock.elapsed
             evaluation = evaluator(
                 state.ema or state.variables, stops=lambda: alone and interruption.requested is not None
             )
@@ -102,6 +105,7 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 results = evaluation.results
                 checkpoints.rate(step, score(results), thresholds=results["thresholds"])
                 patience.add(step, score(results))
+            clock.evaluated(clock.elapsed - before)
             return evaluation.finished
 
         def is_over() -> bool:
@@ -124,6 +128,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 with meter.waiting_for_data():
                     batch = next(batches)
                 unreadable.add(batch.info)
+                if step == start.step + 1:
+                    log.line("compiling the training step, about a minute")
                 state, metrics = run.advance(state, batch)
                 meter.add(step, metrics, batch.info)
                 if step == start.step + 1:  # the first step compiles: its time is not that of a step
@@ -145,7 +151,13 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                     updates = step - scalars.get("skipped_steps", 0)
                     scalars["learning_rate"] = float(np.asarray(run.schedule(updates - 1)))
                     log.scalars(step, scalars)
-                    log.progress(step, {name: scalars[name] for name in SHOWN if name in scalars})
+                    pace = scalars.get("images_per_second")
+                    log.progress(
+                        step,
+                        {name: scalars[name] for name in SHOWN if name in scalars},
+                        elapsed=clock.elapsed,
+                        left=clock.left(step, config.batch_size / pace) if pace else None,
+                    )
 
                 # Save, in the background.
                 if first and (saves or stops):
@@ -166,6 +178,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
                 log.line(f"{interruption.requested or 'a signal'}: stopped after step {step}, which is saved")
             elif over and step < config.steps:
                 log.line(f"stopped after step {step} of {config.steps}: {patience.reason(evaluator.score_name)}")
+            if finished and step > start.step:
+                log.line(summary(step - start.step, clock.elapsed, checkpoints, workdir))
             of_every_process(0)  # no process leaves before the first one has written everything
     return finished
 
@@ -178,6 +192,13 @@ def due(step: int, every: int) -> bool:
 def logged_scores(workdir: Path, name: str) -> dict[int, float | None]:
     """Return the score of each evaluation in the log, by step; None for one that is not a number."""
     return {row["step"]: row[f"eval/{name}"] for row in read_log(workdir) if f"eval/{name}" in row}
+
+
+def summary(steps: int, seconds: float, checkpoints: Checkpoints, workdir: Path) -> str:
+    """Say in one line what a run that came to its end has done since it was started."""
+    best = checkpoints.best()
+    rated = "" if best is None else f"; the best evaluation is {checkpoints.score(best):.4f}, at step {best}"
+    return f"trained {steps} steps in {duration(seconds)}{rated}; checkpoints in {workdir / 'checkpoints'}"
 
 
 def log_evaluation(log: Log, step: int, results: dict[str, Any]) -> None:

@@ -70,7 +70,11 @@ def test_a_longer_run_goes_on_and_names_what_changed_and_is_profiled_if_asked(wo
     config = tiny.config(data, eval_every=0, save_every=100, steps=13)  # of which the last five are traced
     train(config, tmp_path, profile=True)
     told = "; resuming at step 6 with another eval_every 0 (was 4), save_every 100 (was 3), steps 13 (was 6)"
-    assert told in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert told in out and "\ncompiling the training step, about a minute\n" in out
+    assert re.search(r"^step 8/13  loss .*  \d+:\d\d elapsed, \d+:\d\d left$", out, re.MULTILINE)
+    best = r"trained 7 steps in \d+:\d\d; the best evaluation is \d\.\d{4}, at step \d; checkpoints in "
+    assert re.fullmatch(best + re.escape(f"{tmp_path}/checkpoints"), out.splitlines()[-1])
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
@@ -261,7 +265,7 @@ def test_a_log_that_is_not_enabled_writes_nothing(tmp_path, capsys):
     with Log(tmp_path, start_step=0, steps=10, enabled=False) as log:
         log.scalars(1, {"loss": 1.0})
         log.images(1, {"a": np.zeros((8, 8, 3), np.uint8)})
-        log.progress(1, {"loss": 1.0})
+        log.progress(1, {"loss": 1.0}, elapsed=1.0, left=2.0)
         log.line("text")
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr() == ("", "")
