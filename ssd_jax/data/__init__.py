@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ssd_jax.lazy import lazy
 
 if TYPE_CHECKING:
+    from ssd_jax.data.auto import FolderDescription, describe_folder
     from ssd_jax.data.batches import Batch, eval_batches, pad_boxes, train_batches
     from ssd_jax.data.coco import COCOJson, open_coco
     from ssd_jax.data.combine import Examples, Joined, OnlyClasses, Subset, coco_truth
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
     from ssd_jax.data.image import GREY, ReadOptions, decode_image, decoded_size, shrink, warp
     from ssd_jax.data.open import KINDS, open_source
+    from ssd_jax.data.random_cut import random_order
     from ssd_jax.data.shapes import Shapes
     from ssd_jax.data.tfds import TFDS
     from ssd_jax.data.voc import VOCFolder
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy(
     __name__,
     {
+        "auto": "FolderDescription describe_folder",
         "batches": "Batch eval_batches pad_boxes train_batches",
         "coco": "COCOJson open_coco",
         "combine": "Examples Joined OnlyClasses Subset coco_truth",
@@ -33,6 +36,7 @@ __getattr__ = lazy(
         "formats": "EXTENSIONS UnreadableImage",
         "image": "GREY ReadOptions decode_image decoded_size shrink warp",
         "open": "KINDS open_source",
+        "random_cut": "random_order",
         "shapes": "Shapes",
         "tfds": "TFDS",
         "voc": "VOCFolder",
@@ -48,6 +52,7 @@ __all__ = [
     "COCOJson",
     "Example",
     "Examples",
+    "FolderDescription",
     "Joined",
     "OnlyClasses",
     "ReadOptions",
@@ -59,10 +64,12 @@ __all__ = [
     "coco_truth",
     "decode_image",
     "decoded_size",
+    "describe_folder",
     "eval_batches",
     "open_coco",
     "open_source",
     "pad_boxes",
+    "random_order",
     "shrink",
     "train_batches",
     "warp",

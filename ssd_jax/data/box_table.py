@@ -22,6 +22,7 @@ class BoxTable:
       labels: int32 [M].
       difficult: bool [M].
       kept: bool [N], which of the boxes given these are.
+      warnings: what was clipped and dropped, a message for each kind.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class BoxTable:
         names: Sequence[str],
         where: str,
         strict: bool,
+        quiet: bool = False,
     ):
         """Clip and drop boxes.
 
@@ -45,6 +47,7 @@ class BoxTable:
           names: of the images.
           where: the dataset, for messages.
           strict: raise instead of clipping and dropping.
+          quiet: do not warn; `warnings` has the messages.
 
         Raises:
           ValueError: `strict`, and there is an annotation error.
@@ -57,6 +60,7 @@ class BoxTable:
         for kind, found in {OUTSIDE: outside, INVERTED: inverted, NO_SIZE: ~self.kept & ~inverted}.items():
             for index in owner[found].tolist():
                 self._errors.setdefault(index, []).append(kind)
+        self.warnings: list[str] = []
         for what, done, owners in (
             ("have no size", "dropped", owner[~self.kept]),
             ("reach outside their image", "clipped", owner[outside]),
@@ -66,12 +70,19 @@ class BoxTable:
             found = f"{len(owners)}, in {some([names[int(i)] for i in dict.fromkeys(owners.tolist())])}"
             if strict:
                 raise ValueError(f"{where}: with strict, boxes must not {what}; got {found}")
-            logger.warning("%s: boxes that %s were %s: %s", where, what, done, found)
+            self.warnings.append(f"{where}: boxes that {what} were {done}: {found}")
+        if not quiet:
+            self.warn()
 
         self._starts = np.searchsorted(owner[self.kept], np.arange(len(names) + 1))  # [len + 1]
         self.boxes = boxes[self.kept]
         self.labels = labels[self.kept].astype(np.int32)
         self.difficult = difficult[self.kept].astype(bool)
+
+    def warn(self) -> None:
+        """Log the warnings."""
+        for message in self.warnings:
+            logger.warning("%s", message)
 
     def rows(self, index: int) -> slice:
         """Return the rows of the boxes of image `index`."""

@@ -1,10 +1,9 @@
 """A dataset described by one JSON file in COCO's format."""
 
-import json
+import dataclasses
 import os
 import re
-import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +11,13 @@ import numpy as np
 
 from ssd_jax.box import coco_to_corner
 from ssd_jax.data.box_table import BoxTable, some
+from ssd_jax.data.combine import Joined, Subset, with_classes
 from ssd_jax.data.example import Example, Source
+from ssd_jax.data.folder import Folder, split_word
 from ssd_jax.data.formats import UnreadableImage
 from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size, read
-from ssd_jax.files import read_bytes
+from ssd_jax.data.json_files import brief, finite, json_files, parse_json, whole
+from ssd_jax.data.reading import Reading, files_text
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
 Row = Mapping[str, Any]  # an object of the JSON file, whose values can be of any type
@@ -25,6 +27,7 @@ KEYS = {
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+OTHER_TASKS = re.compile("(person_keypoints|captions|panoptic|stuff)_")
 LONGEST_SIDE = 1_000_000  # of an image, in pixels
 
 
@@ -68,6 +71,8 @@ class COCOJson(Source):
         strict: bool = False,
         allow_outside: bool = False,
         options: ReadOptions = DEFAULTS,
+        find: Callable[[str], str] | None = None,
+        quiet: bool = False,
     ):
         """Read the annotation file, and check that every image is a file.
 
@@ -77,6 +82,8 @@ class COCOJson(Source):
           strict: refuse annotation errors, which are fixed or dropped with a warning otherwise.
           allow_outside: accept file names and links that lead out of the folder `images`.
           options: see `ReadOptions`.
+          find: file name in the annotation file -> path of the image relative to the folder `images`; None: the same.
+          quiet: do not warn; see `BoxTable`.
 
         Raises:
           FileNotFoundError: the file, the folder or an image does not exist.
@@ -88,28 +95,42 @@ class COCOJson(Source):
         self._images = self._parse_images(data["images"])
         self._categories = self._parse_categories(data["categories"])
         self.class_names = tuple(category.name for category in self._categories)
+        self.files = [find(image.file_name) if find else image.file_name for image in self._images]
         self._check_files(allow_outside)
         self._sizes = self._read_sizes()  # [len, 2], (height, width)
-        self._index(data["annotations"], strict)
+        self._index(data["annotations"], strict, quiet)
         self.used_class_names = tuple(self.class_names[k - 1] for k in np.unique(self._labels).tolist())
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
+        return dataclasses.replace(self.annotation(index), image=read(self.folder / self.files[index]))
+
+    def annotation(self, index: int) -> Example:
+        """Return an example without reading its image, which is b""."""
         index = range(len(self))[index]
         rows, image = self._table.rows(index), self._images[index]
         return Example(
             image.file_name,
-            read(self.folder / image.file_name),
+            b"",
             self._table.boxes[rows],
             self._table.labels[rows],
             self._table.difficult[rows],
-            file=image.file_name,
+            file=self.files[index],
             size=(image.height, image.width) if image.height and image.width else None,
             errors=self._table.errors(index),
             options=self._options,
         )
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Index of the image of each box [N], crowds left out."""
+        return self._owner[~self._crowd]
+
+    def warn(self) -> None:
+        """Log what was wrong with the boxes, if the file was read quietly."""
+        self._table.warn()
 
     def truth(self) -> COCOTruth:
         """Give the ground truth in COCO's format: images in order, crowds among the boxes.
@@ -191,15 +212,15 @@ class COCOJson(Source):
             raise FileNotFoundError(f"{self.folder}: no such folder")
         listed: dict[str, tuple[bool, dict[str, bool]]] = {}
         missing, outside = [], []
-        for image in self._images:
-            parent, name = os.path.split(image.file_name)
+        for file in self.files:
+            parent, name = os.path.split(file)
             if parent not in listed:
                 listed[parent] = _files_inside(self.folder, parent)
             folder_inside, files = listed[parent]
             if not files.get(name, folder_inside):
-                outside.append(image.file_name)
+                outside.append(file)
             if name not in files:
-                missing.append(image.file_name)
+                missing.append(file)
         if outside and not allow_outside:
             raise ValueError(
                 f"{self.path}: every file_name must lead to a file below {self.folder}, unless allow_outside; "
@@ -213,20 +234,21 @@ class COCOJson(Source):
 
     def _read_sizes(self) -> np.ndarray:
         """[len, 2], (height, width): from the annotation file, else from the images themselves."""
-        return np.array([self._size(image) for image in self._images], np.int64)
+        pairs = zip(self._images, self.files, strict=True)
+        return np.array([self._size(image, file) for image, file in pairs], np.int64)
 
-    def _size(self, image: Image) -> tuple[int, int]:
+    def _size(self, image: Image, file: str) -> tuple[int, int]:
         if image.width and image.height:
             return image.height, image.width
         try:
-            return decoded_size(read(self.folder / image.file_name), options=self._options)
+            return decoded_size(read(self.folder / file), options=self._options)
         except UnreadableImage as error:
             raise ValueError(
                 f"{self.path}: {image.file_name} must have a width and a height, or a readable file; got neither: "
                 f"{error}"
             ) from None
 
-    def _index(self, rows: list[Row], strict: bool):
+    def _index(self, rows: list[Row], strict: bool, quiet: bool):
         """Put the annotations into arrays, those of one image together."""
         places: dict[object, int] = {image.id: i for i, image in enumerate(self._images)}
         labels: dict[object, int] = {category.id: k for k, category in enumerate(self._categories, start=1)}
@@ -261,6 +283,7 @@ class COCOJson(Source):
             names=[image.file_name for image in self._images],
             where=str(self.path),
             strict=strict,
+            quiet=quiet,
         )
 
     def _numbers(
@@ -327,18 +350,109 @@ def open_coco(
     return COCOJson(root / file, root / folder, strict=strict, allow_outside=allow_outside, options=options)
 
 
+def read_coco(
+    folder: Folder, *, strict: bool = False, allow_outside: bool = False, options: ReadOptions = DEFAULTS
+) -> Reading | None:
+    """Read all annotation files of COCO's format below a folder, wherever they and their images are.
+
+    A file's split is the word of its name, or else of its folder: `instances_train2017.json` is of "train", and also
+    of "train2017". An image may be in several files if they say the same of it.
+
+    Raises:
+      ValueError: a file breaks a rule of the format, or two files say different things of an image.
+      FileNotFoundError: an image does not exist.
+    """
+    paths = _without_other_tasks(json_files(folder, "coco", options))
+    if not paths:
+        return None
+    files = [_open_in(folder, path, strict, allow_outside, options) for path in paths]
+    class_names = tuple(dict.fromkeys(name for file in files for name in file.class_names))
+    notes = []
+    if empty := _supercategory(paths, files):
+        class_names = tuple(name for name in class_names if name != empty)
+        notes.append(f"without Roboflow's empty class {empty}")
+
+    places: dict[str, int] = {}  # image -> its index
+    owners: list[tuple[int, int]] = []  # of each image: which file, which of its images
+    splits: dict[str, list[int]] = {}
+    for k, (path, file) in enumerate(zip(paths, files, strict=True)):
+        # A name without a word, as "all", names no split.
+        names = {split_word(path, stem=True), Path(path).stem.removeprefix("instances_")}
+        names = {name for name in names if split_word(name, stem=True)}
+        for i, image in enumerate(file.files):
+            if image not in places:
+                places[image] = len(owners)
+                owners.append((k, i))
+            else:
+                _check_same(files, owners[places[image]], (k, i))
+            for name in names:
+                splits.setdefault(name, []).append(places[image])
+
+    def open_images(indices: Sequence[int], names: Sequence[str], *, drop_other_classes: bool, quiet: bool) -> Source:
+        used = sorted({owners[i][0] for i in indices})
+        starts = dict(zip(used, np.cumsum([0, *(len(files[k]) for k in used)]).tolist(), strict=False))
+        if not quiet:
+            for k in used:
+                files[k].warn()
+        source = Joined([with_classes(files[k], tuple(names), drop_other_classes) for k in used])
+        chosen = [starts[owners[i][0]] + owners[i][1] for i in indices]
+        only = source.sources[0] if len(used) == 1 else source
+        return only if chosen == list(range(len(only))) else Subset(only, chosen)
+
+    counts = [np.bincount(file.owners, minlength=len(file)).tolist() for file in files]
+    return Reading(
+        kind="coco",
+        title="COCO JSON",
+        where=files_text(paths),
+        class_names=class_names,
+        images=list(places),
+        boxes=[counts[k][i] for k, i in owners],
+        splits=splits,
+        open=open_images,
+        notes=notes,
+    )
+
+
+def _without_other_tasks(paths: list[str]) -> list[str]:
+    """Leave out the files of COCO's other tasks, where those of detection are beside them."""
+    folders = {os.path.dirname(path) for path in paths if Path(path).name.startswith("instances_")}
+    return [path for path in paths if os.path.dirname(path) not in folders or not OTHER_TASKS.match(Path(path).name)]
+
+
+def _open_in(folder: Folder, path: str, strict: bool, allow_outside: bool, options: ReadOptions) -> COCOJson:
+    """Open an annotation file whose images are anywhere below the folder."""
+
+    def find(name: str) -> str:
+        return folder.find_image(name, near=path, split=split_word(path, stem=True)) or name
+
+    how = {"strict": strict, "allow_outside": allow_outside, "options": options, "quiet": True}
+    return COCOJson(folder.path(path), folder.root, find=find, **how)
+
+
+def _supercategory(paths: list[str], files: list[COCOJson]) -> str:
+    """Return the class that Roboflow adds to its COCO files, the first one, which never has an object; "" if none."""
+    first = {file.class_names[0] for file in files}
+    used = {name for file in files for name in file.used_class_names}
+    is_roboflow = all(path.endswith("_annotations.coco.json") for path in paths)
+    return first.pop() if is_roboflow and len(first) == 1 and not first & used and used else ""
+
+
+def _check_same(files: list[COCOJson], first: tuple[int, int], second: tuple[int, int]) -> None:
+    a, b = (files[k].annotation(i) for k, i in (first, second))
+    names = [
+        sorted((files[k].class_names[label - 1], *box) for label, box in zip(e.labels, e.boxes.tolist(), strict=True))
+        for (k, _), e in ((first, a), (second, b))
+    ]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"{files[second[0]].path}: an image that is in several files must have the same objects in each; got "
+            f"{b.file}, which {files[first[0]].path} has with others"
+        )
+
+
 def _load(path: Path, most_bytes: int) -> dict[str, list[Row]]:
     """Read the lists of the file that we need, without the outlines, which are most of it."""
-    try:
-        content = read_bytes(path, most=most_bytes)
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    try:
-        data = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: must be well-formed JSON; got: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: JSON must be nested less deeply; got more levels than Python can read") from None
+    data = parse_json(path, most_bytes)
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in KEYS):
         got = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path}: must be an object with the lists {', '.join(KEYS)}; got {brief(got)}")
@@ -381,16 +495,6 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def whole(value: object) -> int | None:
-    """Read a whole number of at most 64 bits, which may be text or have a fraction of 0; None for anything else."""
-    if isinstance(value, str):
-        text = re.fullmatch(r"\s*([+-]?\d{1,18})(\.0*)?\s*", value, re.ASCII)
-        return int(text[1]) if text else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if -(2**63) <= value < 2**63 and value == int(value) else None
-
-
 def read_id(value: object, *, numbered: bool) -> int | str | None:
     """Read the id of an image; None for what is none.
 
@@ -402,23 +506,3 @@ def read_id(value: object, *, numbered: bool) -> int | str | None:
     if isinstance(value, str):
         return value or None
     return None if number is None else str(number)
-
-
-def finite(values: object, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return float64 of `shape`; None if the values have another shape, are not numbers, or are not below 1e15."""
-    try:
-        numbers = np.array(values, np.float64)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if shape[:1] == (0,) and numbers.size == 0:
-        return numbers.reshape(shape)
-    return numbers if numbers.shape == shape and (np.abs(numbers) < 1e15).all() else None
-
-
-_brief = reprlib.Repr()
-_brief.maxstring = _brief.maxlong = _brief.maxother = 100
-
-
-def brief(value: object) -> str:
-    """Show a value in an error message: its `repr`, with quotes if it is text, shortened to one line."""
-    return _brief.repr(value)

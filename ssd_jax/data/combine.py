@@ -178,6 +178,24 @@ def coco_truth(source: Source) -> COCOTruth | None:
     return source.truth() if hasattr(source, "truth") else None
 
 
+def with_classes(source: Source, class_names: tuple[str, ...], drop_other_classes: bool) -> Source:
+    """Give the classes the numbers that they have in `class_names`, by name; () changes nothing.
+
+    Raises:
+      ValueError: the source has other classes, and not `drop_other_classes`.
+    """
+    if not class_names or class_names == tuple(source.class_names):
+        return source
+    used = getattr(source, "used_class_names", source.class_names)  # only a COCO file knows which have objects
+    others = [name for name in used if name not in class_names]
+    if others and not drop_other_classes:
+        raise ValueError(
+            f"the classes of a dataset must be among class_names, {', '.join(class_names)}, unless "
+            f"drop_other_classes; got {', '.join(others)}"
+        )
+    return OnlyClasses(source, class_names, allow_missing=True)
+
+
 def check_class_names(class_names: Sequence[str]) -> None:
     """Raise `ValueError` unless there are one or more different names."""
     if not class_names or len(set(class_names)) < len(class_names):

@@ -1,21 +1,24 @@
 """Sources by name, as configs and the command line give them."""
 
 import importlib
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ssd_jax.data.auto import READERS, open_folder
 from ssd_jax.data.coco import open_coco
-from ssd_jax.data.combine import Joined, OnlyClasses, Subset
+from ssd_jax.data.combine import Joined, Subset, with_classes
 from ssd_jax.data.example import Source
 from ssd_jax.data.image import DEFAULTS, ReadOptions
+from ssd_jax.data.random_cut import random_cut
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
 from ssd_jax.data.voc import VOCFolder
 
-KINDS = ("voc_folder", "coco_json", "tfds", "shapes")
+KINDS = ("auto", "voc_folder", "coco_json", "tfds", "shapes", *READERS)
 
 
 def open_source(
@@ -35,16 +38,20 @@ def open_source(
 ) -> Source:
     """Open a dataset.
 
-    Splits can be joined and cut: "train+val", "train[:90%]", "train[100:]+val[:50]".
+    Splits can be joined and cut: "train+val", "train[:90%]", "train[100:]+val[:50]". "all[~:80%]" and "all[~80%:]"
+    cut at random: see `random_order`; "all[~:80%, seed=1]" is another draw.
 
         kind         split                             what it is
+        auto         "all", "train"                    a folder `root` of labelled images, of whatever format
+        voc, ...     "all", "train"                    the same, of this format: see `READERS`
         voc_folder   "trainval"                        a split of the VOC folder `root`
                      "VOC2007:trainval+VOC2012:train"  splits of folders below `root`
         coco_json    "train2017"                       `root`/annotations/instances_train2017.json, `root`/train2017
                      "some.json:images"                a file and a folder below `root`
         tfds         "voc/2007:trainval"               prepared in `root`, or where TFDS keeps its data
         shapes       "train:1000", "test:200"          so many drawn images
-        module:name  any                               the source that `name(split)` of a Python module returns
+        module:name  any                               what `name(split)` or `name(split, root)` of a Python module
+                                                       returns
 
     Args:
       kind: one of the table.
@@ -55,7 +62,7 @@ def open_source(
         evaluate a model, open the split with the class names that the model was trained on.
       drop_other_classes: drop objects of classes that are not in `class_names`, which are an error otherwise.
       strict: refuse annotation errors.
-      allow_outside: accept file names of a COCO file that lead out of its image folder.
+      allow_outside: accept links and file names of a COCO file that lead out of its image folder.
       max_pixels: see `ReadOptions`.
       max_annotation_bytes: see `ReadOptions`.
       exif: see `ReadOptions`.
@@ -82,11 +89,14 @@ def open_source(
         "tfds": lambda part: _open_tfds(part, root, strict, options),
         "shapes": lambda part: _open_shapes(part, image_size),
     }
+    if kind == "auto" or kind in READERS:
+        how = {"drop_other_classes": drop_other_classes, "strict": strict, "allow_outside": allow_outside}
+        return _joined(split, lambda part: open_folder(root, part, kind, class_names=names, options=options, **how))
     if kind not in openers and ":" not in kind:
         raise ValueError(f"a dataset must be one of {', '.join(KINDS)}, or module:function; got {kind!r}")
-    open_part = openers.get(kind) or _function(kind)
+    open_part = openers.get(kind) or _function(kind, root)
     # Each part has its own order of classes, so names are mapped before parts are joined.
-    return _joined(split, lambda part: _with_classes(open_part(part), names, drop_other_classes))
+    return _joined(split, lambda part: with_classes(open_part(part), names, drop_other_classes))
 
 
 def _open_voc(root: Path, split: str, **how: Any) -> Source:
@@ -115,7 +125,7 @@ def _open_shapes(split: str, image_size: int) -> Shapes:
     return Shapes(int(length), image_size=image_size, seed=seeds[name])
 
 
-def _function(path: str) -> Callable[[str], Source]:
+def _function(path: str, root: str | Path) -> Callable[[str], Source]:
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -124,8 +134,10 @@ def _function(path: str) -> Callable[[str], Source]:
     except AttributeError:
         raise ValueError(f"{path}: the module must have the function; {module} has no {name!r}") from None
 
+    takes_root = _takes_root(function)
+
     def open_part(part: str) -> Source:
-        source = function(part)
+        source = function(part, root) if takes_root else function(part)
         lacking = [
             name for name in ("__len__", "__getitem__", "class_names", "inclusive") if not hasattr(source, name)
         ]
@@ -139,18 +151,13 @@ def _function(path: str) -> Callable[[str], Source]:
     return open_part
 
 
-def _with_classes(source: Source, class_names: tuple[str, ...], drop_other_classes: bool) -> Source:
-    """Give the classes the numbers that they have in `class_names`, by name."""
-    if not class_names or class_names == tuple(source.class_names):
-        return source
-    used = getattr(source, "used_class_names", source.class_names)  # only a COCO file knows which have objects
-    others = [name for name in used if name not in class_names]
-    if others and not drop_other_classes:
-        raise ValueError(
-            f"the classes of a dataset must be among class_names, {', '.join(class_names)}, unless "
-            f"drop_other_classes; got {', '.join(others)}"
-        )
-    return OnlyClasses(source, class_names, allow_missing=True)
+def _takes_root(function: Callable[..., Source]) -> bool:
+    """Tell whether a function's second argument is the folder: `open(split, root)`."""
+    try:
+        inspect.signature(function).bind("split", "root")
+    except (TypeError, ValueError):  # ValueError: some functions in C have no signature
+        return False
+    return True
 
 
 def _joined(split: str, open_part: Callable[[str], Source]) -> Source:
@@ -169,18 +176,29 @@ def _parts(split: str) -> list[str]:
 
 
 def _cut(part: str, open_part: Callable[[str], Source]) -> Source:
-    """Open "name" or "name[from:to]"."""
-    found = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", part)
-    if not found:
-        raise ValueError(f"a part of a split must be name or name[from:to], in images or per cent; got {part!r}")
-    name, start, stop = found.groups()
+    """Open "name", "name[from:to]" or "name[~from:to]"."""
+    found = re.fullmatch(r"([^\[\]]+)(?:\[(~?)(-?\d+%?)?:(-?\d+%?)?(?:, ?seed=(\d{1,9}))?\])?", part)
+    if not found or (found[5] and not found[2]):
+        raise ValueError(
+            f"a part of a split must be name, name[from:to] or name[~from:to], in images or per cent; got {part!r}"
+        )
+    name, is_random, start, stop, seed = found.groups()
     source = open_part(name)
     if "[" not in part:
         return source
     cut = slice(_place(start, len(source)), _place(stop, len(source)))
     if max(map(abs, filter(None, (cut.start, cut.stop))), default=0) > len(source) or not range(len(source))[cut]:
         raise ValueError(f"{part!r} must be one or more of the {len(source)} images of {name!r}")
-    return Subset(source, cut)
+    if not is_random:
+        return Subset(source, cut)
+    first, last, _ = cut.indices(len(source))
+    chosen = random_cut(source, first / len(source), last / len(source), seed=int(seed or 0))
+    if chosen is None:
+        raise ValueError(
+            f"{part!r} must have one or more images; got none: of the {len(source)} images of {name!r} too many are "
+            "alike (the same pixels, copies by name, frames of one series), and these stay together"
+        )
+    return chosen
 
 
 def _place(text: str | None, length: int) -> int | None:

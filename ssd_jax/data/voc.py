@@ -1,8 +1,8 @@
 """A folder laid out as PASCAL VOC: `Annotations/*.xml`, `JPEGImages/*.jpg`, `ImageSets/Main/<split>.txt`."""
 
-import codecs
 import logging
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from ssd_jax.data.box_table import BoxTable, some
-from ssd_jax.data.combine import check_class_names
-from ssd_jax.data.example import Example, Source
-from ssd_jax.data.formats import EXTENSIONS, UnreadableImage
-from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size, read
+from ssd_jax.data.annotated import Annotated, AnnotatedImages, Object
+from ssd_jax.data.box_table import some
+from ssd_jax.data.folder import Folder
+from ssd_jax.data.formats import EXTENSIONS
+from ssd_jax.data.image import DEFAULTS, ReadOptions
+from ssd_jax.data.reading import Reading, annotated_reading, files_text, plural
+from ssd_jax.data.text_files import read_lines
 from ssd_jax.files import read_bytes
 
 logger = logging.getLogger("ssd_jax")
@@ -26,23 +26,21 @@ ENCODINGS = {"gb2312": ("gb18030", "utf-8"), "gbk": ("gb18030", "utf-8"), "ansi"
 INCORRECT_ENCODING = 19  # expat's error for UTF-8 that is declared as UTF-16, as some .NET programs write it
 
 
-class Object(NamedTuple):
-    """One `<object>`: its class, its corners in pixels as the file gives them, its difficult flag."""
-
-    name: str
-    corners: tuple[float, float, float, float]
-    difficult: bool
-
-
 class Annotation(NamedTuple):
     """One XML file; a side below 1 is not known from the file."""
 
     width: int
     height: int
     objects: list[Object]
+    file_name: str = ""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width), if the file gives both."""
+        return (self.height, self.width) if self.width > 0 and self.height > 0 else None
 
 
-class VOCFolder(Source):
+class VOCFolder(AnnotatedImages):
     """The images of one split, or of several joined by "+" ("train+val"), in the order of the split's file.
 
     Corners become fractions as in Caffe (`ReadXMLToAnnotatedDatum`): xml / width, without subtracting VOC's
@@ -54,8 +52,6 @@ class VOCFolder(Source):
     All XML is parsed when the folder is opened. An image is read when it is asked for. For annotation errors see
     `BoxTable`.
     """
-
-    inclusive = True
 
     def __init__(
         self,
@@ -82,106 +78,32 @@ class VOCFolder(Source):
           FileNotFoundError: the folder, the split, an annotation or an image does not exist.
           ValueError: a file breaks a rule of the format.
         """
-        self.root, self.split, self._options = Path(root).expanduser(), split, options
+        self.root, self.split = Path(root).expanduser(), split
         _check_layout(self.root)
         images = _images(self.root)
         self.image_ids = _split_ids(self.root, split, images, options)
-        self._paths = [_image_of(self.root, image_id, split, images) for image_id in self.image_ids]
+        paths = [_image_of(self.root, image_id, split, images) for image_id in self.image_ids]
 
         folder = self.root / "Annotations"
         # A file that begins with a dot is none of the dataset, unless the split lists it.
         found = [] if class_names is not None else [path.stem for path in sorted(folder.glob("[!.]*.xml"))]
         parsed = {name: parse(folder / f"{name}.xml", options) for name in dict.fromkeys([*found, *self.image_ids])}
-        annotations = [parsed[image_id] for image_id in self.image_ids]
         if class_names is None:
-            self.class_names = tuple(sorted({o.name for a in parsed.values() for o in a.objects}))
-            if not self.class_names:
+            class_names = sorted({o.name for a in parsed.values() for o in a.objects})
+            if not class_names:
                 raise ValueError(f"{folder}: the annotations must have an object, to find the classes; got none")
-        else:
-            self.class_names = tuple(class_names)
-            check_class_names(self.class_names)
-            if drop_other_classes:
-                annotations = [self._without_other_classes(annotation) for annotation in annotations]
-            self._check_classes(annotations)
-        self._declared = [(a.height, a.width) if a.width > 0 and a.height > 0 else None for a in annotations]
-        self._check_pixels(annotations, strict)
-        self._table = self._number_boxes(annotations, strict)
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> Example:
-        index = range(len(self))[index]
-        rows = self._table.rows(index)
-        return Example(
-            self.image_ids[index],
-            read(self._paths[index]),
-            self._table.boxes[rows],
-            self._table.labels[rows],
-            self._table.difficult[rows],
-            file=self._paths[index].name,
-            size=self._declared[index],
-            errors=self._table.errors(index),
-            options=self._options,
-        )
-
-    def _without_other_classes(self, annotation: Annotation) -> Annotation:
-        return annotation._replace(objects=[o for o in annotation.objects if o.name in self.class_names])
-
-    def _check_classes(self, annotations: list[Annotation]) -> None:
-        for image_id, annotation in zip(self.image_ids, annotations, strict=True):
-            for o in annotation.objects:
-                if o.name not in self.class_names:
-                    raise ValueError(
-                        f"{self.root / 'Annotations' / image_id}.xml: the class of every object must be one of "
-                        f"{', '.join(self.class_names)}, unless drop_other_classes; got {o.name!r}"
-                    )
-
-    def _check_pixels(self, annotations: list[Annotation], strict: bool) -> None:
-        """Warn of corners that look like fractions: VOC's are pixels."""
-        names = [
-            image_id
-            for image_id, annotation in zip(self.image_ids, annotations, strict=True)
-            for o in annotation.objects
-            if all(0 <= corner <= 1 for corner in o.corners)
-        ]
-        if names:
-            message = (
-                f"{self._where()}: corners must be pixels, which those of {len(names)} boxes are not if they are "
-                f"fractions: all are within 0..1, in {some(list(dict.fromkeys(names)))}"
-            )
-            if strict:
-                raise ValueError(message)
-            logger.warning(message)
-
-    def _number_boxes(self, annotations: list[Annotation], strict: bool) -> BoxTable:
-        label = {name: k for k, name in enumerate(self.class_names, start=1)}
-        owner = np.repeat(np.arange(len(self)), [len(a.objects) for a in annotations])  # [N]
-        objects = [o for a in annotations for o in a.objects]
-        sizes = [self._size(a, path) for a, path in zip(annotations, self._paths, strict=True)]
-        sides = np.tile(np.array(sizes, np.float64), 2)  # [len, 4]
-        return BoxTable(
-            owner,
-            np.array([o.corners for o in objects], np.float64).reshape(-1, 4) / sides[owner],
-            np.array([label[o.name] for o in objects], np.int32),
-            np.array([o.difficult for o in objects], bool),
-            names=self.image_ids,
-            where=self._where(),
+        super().__init__(
+            [
+                Annotated(name, path, path.name, folder / f"{name}.xml", parsed[name].size, parsed[name].objects)
+                for name, path in zip(self.image_ids, paths, strict=True)
+            ],
+            class_names,
+            where=f"{self.root}, split {self.split}",
+            inclusive=True,
+            drop_other_classes=drop_other_classes,
             strict=strict,
+            options=options,
         )
-
-    def _size(self, annotation: Annotation, image: Path) -> tuple[int, int]:
-        """Return (width, height): of the annotation, else of the image."""
-        if annotation.width > 0 and annotation.height > 0:
-            return annotation.width, annotation.height
-        try:
-            height, width = decoded_size(read(image), options=self._options)
-        except UnreadableImage as error:
-            raise ValueError(f"{image}: must be readable, since its XML has no size; got {error}") from None
-        return width, height
-
-    def _where(self) -> str:
-        return f"{self.root}, split {self.split}"
 
 
 def parse(path: Path, options: ReadOptions = DEFAULTS) -> Annotation:
@@ -201,7 +123,7 @@ def parse(path: Path, options: ReadOptions = DEFAULTS) -> Annotation:
     if not objects and root.tag != "annotation":
         raise ValueError(f"{path}: the root must be <annotation>; got <{root.tag}>")
     width, height = (int(_number(root, f"size/{side}", path, default=0)) for side in ("width", "height"))
-    return Annotation(width, height, objects)
+    return Annotation(width, height, objects, root.findtext("filename", "").strip())
 
 
 def _parse_xml(content: bytes, path: Path) -> ElementTree.Element:
@@ -275,27 +197,14 @@ def _read_split(root: Path, split: str, images: dict[str, Path], options: ReadOp
     if not path.exists():
         found = sorted(p.stem for p in folder.glob("*.txt"))
         raise FileNotFoundError(f"{path}: no such split; found {some(found) if found else 'none'}")
-    text = _split_text(read_bytes(path, most=options.max_annotation_bytes), path)
-    ids = [_listed(line.strip(), images) for line in text.splitlines() if line.strip()]
+    lines = read_lines(path, options.max_annotation_bytes)
+    ids = [_listed(line.strip(), images) for line in lines if line.strip()]
     if not ids:
         raise ValueError(f"{path}: a split must list at least one image; this file is empty")
     listed = [image_id for image_id in ids if image_id]
     if not listed:
         raise ValueError(f"{path}: a split must list at least one image; all of its flags are -1")
     return listed
-
-
-def _split_text(content: bytes, path: Path) -> str:
-    """Decode a split's file: UTF-16 by its byte order mark, as PowerShell writes it, UTF-8, or else Latin-1."""
-    try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return content.decode("utf-16")
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return content.decode("latin-1")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: a split's file must be text; got damaged UTF-16") from None
 
 
 def _listed(line: str, images: dict[str, Path]) -> str:
@@ -324,3 +233,94 @@ def _image_of(root: Path, image_id: str, split: str, images: dict[str, Path]) ->
             f"{root / 'JPEGImages'}"
         )
     raise FileNotFoundError(f"{root}: split {split} lists {image_id!r}, which has neither annotation nor image")
+
+
+def read_voc(
+    folder: Folder, *, strict: bool = False, allow_outside: bool = False, options: ReadOptions = DEFAULTS
+) -> Reading | None:
+    """Read all XML files of VOC's format below a folder, wherever they and their images are.
+
+    An annotation is of the nearest image with its stem, or else of the image that its <filename> names. The splits
+    are those of `ImageSets/Main`, where there is such a folder, or else those that folders name. The other arguments
+    are those of `read_coco`; file names never lead out of the folder.
+
+    Raises:
+      ValueError: a file breaks a rule of the format, or two annotations are of one image.
+      FileNotFoundError: a split lists an image that does not exist.
+    """
+    files = _annotation_files(folder)
+    if not files:
+        return None
+    annotated, missing, owner = [], [], {}
+    for file in files:
+        path = folder.path(file)
+        annotation = parse(path, options)
+        image = folder.find_image_of(file)
+        if image is None and annotation.file_name:
+            image = folder.find_image(annotation.file_name, near=file)
+        if image is None:
+            missing.append(file)
+            continue
+        if image in owner:
+            raise ValueError(f"{path}: an image must have one annotation; got {image}, which {owner[image]} has too")
+        owner[image] = file
+        annotated.append(Annotated(image, folder.path(image), image, path, annotation.size, annotation.objects))
+    places = {owner[a.file]: index for index, a in enumerate(annotated)}
+    without = len(folder.images) - len(annotated)
+    return annotated_reading(
+        "voc",
+        "VOC XML",
+        folder,
+        annotated,
+        where=files_text(files),
+        class_names=sorted({o.name for a in annotated for o in a.objects}),
+        splits=_listed_splits(folder, places, options) or None,
+        missing=missing,
+        inclusive=True,
+        notes=[f"{plural(without, 'image')} without annotation left out"] if without else [],
+        strict=strict,
+        options=options,
+    )
+
+
+def _annotation_files(folder: Folder) -> list[str]:
+    """Return the XML files whose root is <annotation>, and those beside such files whose root cannot be told."""
+    roots = {file: _root_tag(folder.path(file)) for file in folder.of_kind(".xml")}
+    folders = {os.path.dirname(file) for file, root in roots.items() if root == "annotation"}
+    beside = {file for file, root in roots.items() if not root and os.path.dirname(file) in folders}
+    return [file for file, root in roots.items() if root == "annotation" or file in beside]
+
+
+def _root_tag(path: Path) -> str:
+    """Return the name of the root element, without its namespace; "" if the start of the file does not tell."""
+    if not path.is_file():  # a pipe would block
+        return ""
+    with path.open("rb") as file:
+        head = file.read(4000)
+    no_elements = rb"<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^>[]*(\[.*?\])?\s*>"
+    head = re.sub(no_elements, b"", head.replace(b"\0", b""), flags=re.DOTALL)
+    found = re.search(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)", head)
+    return found[1].decode() if found else ""
+
+
+def _listed_splits(folder: Folder, places: dict[str, int], options: ReadOptions) -> dict[str, list[int]]:
+    """Return the splits of all folders in VOC's layout; `places` has the index of each annotation's image."""
+    splits: dict[str, list[int]] = {}
+    for file in folder.of_kind(".txt"):
+        found = re.fullmatch(r"(?:(.*)/)?ImageSets/Main/([^/]+)\.txt", file)
+        if not found:
+            continue
+        top, split = found[1] or ".", found[2]
+        root = folder.root / top
+        if not (root / "JPEGImages").is_dir() or not (root / "Annotations").is_dir():
+            continue
+        images = _images(root)
+        prefix = "" if top == "." else f"{top}/"
+        for name in dict.fromkeys(_read_split(root, split, images, options)):
+            index = places.get(f"{prefix}Annotations/{name}.xml")
+            if index is None:
+                raise FileNotFoundError(
+                    f"{folder.path(file)}: every name in a split must be of an image and its annotation; got {name!r}"
+                )
+            splits.setdefault(split, []).append(index)
+    return splits

@@ -1,0 +1,33 @@
+"""Text files, in whatever encoding programs write them."""
+
+import codecs
+from pathlib import Path
+
+from ssd_jax.files import read_bytes
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Decode a text file: UTF-16 by its byte order mark, as PowerShell writes it, UTF-8, or else Latin-1.
+
+    Raises:
+      FileNotFoundError: it cannot be read.
+      ValueError: it is too large, or damaged UTF-16.
+    """
+    try:
+        content = read_bytes(path, most=most_bytes)
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: {error.strerror}") from None
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return content.decode("latin-1")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: the file must be text; got damaged UTF-16") from None
+
+
+def read_lines(path: Path, most_bytes: int) -> list[str]:
+    """Return the lines of a text file; see `read_text`."""
+    return read_text(path, most_bytes).splitlines()
