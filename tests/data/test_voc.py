@@ -440,7 +440,10 @@ def test_a_size_that_can_be_read_nowhere(root):
     (root / "JPEGImages" / "a.jpg").write_bytes(b"what")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "train")
-    one_line(error, f"{root / 'JPEGImages/a.jpg'}: must be readable, since its annotation has no size; got the file must be")
+    one_line(
+        error,
+        f"{root / 'JPEGImages/a.jpg'}: must be readable, since its annotation has no size; got the file must be",
+    )
 
 
 def test_an_image_that_vanishes_is_unreadable(root, caplog):

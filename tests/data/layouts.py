@@ -1,0 +1,229 @@
+"""Writers of datasets in every layout that `auto` reads, from the images of a source."""
+
+import json
+
+import cv2
+import numpy as np
+
+
+def pixels(example):
+    """Return the corners of the boxes in pixels, [n, 4]."""
+    height, width = example.image.shape[:2]
+    return example.boxes.astype(np.float64) * (width, height, width, height)
+
+
+def write_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image[:, :, ::-1])[1].tobytes())
+
+
+def write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def objects(source, example):
+    """Give (class name, corners in pixels) of each object."""
+    for label, corners in zip(example.labels.tolist(), pixels(example).tolist(), strict=True):
+        yield source.class_names[label - 1], corners
+
+
+def voc_xml(source, example):
+    height, width = example.image.shape[:2]
+    boxes = "".join(
+        f"<object><name>{name}</name><difficult>{int(difficult)}</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin>"
+        f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for (name, (x0, y0, x1, y1)), difficult in zip(objects(source, example), example.difficult, strict=True)
+    )
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{boxes}</annotation>"
+
+
+def yolo_lines(example):
+    lines = []
+    for label, (x0, y0, x1, y1) in zip(example.labels, example.boxes.tolist(), strict=True):
+        lines.append(f"{label - 1} {(x0 + x1) / 2} {(y0 + y1) / 2} {x1 - x0} {y1 - y0}\n")
+    return "".join(lines)
+
+
+def coco(source, examples, names):
+    images = [
+        {"id": 10 + i, "file_name": name, "width": e.image.shape[1], "height": e.image.shape[0]}
+        for i, (e, name) in enumerate(zip(examples, names, strict=True))
+    ]
+    rows = [
+        {"image_id": 10 + i, "category_id": int(label), "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+        for i, e in enumerate(examples)
+        for label, (x0, y0, x1, y1) in zip(e.labels, pixels(e).tolist(), strict=True)
+    ]
+    categories = [{"id": k, "name": name} for k, name in enumerate(source.class_names, start=1)]
+    return json.dumps(
+        {
+            "images": images,
+            "categories": categories,
+            "annotations": [row | {"id": k, "area": 1.0} for k, row in enumerate(rows)],
+        }
+    )
+
+
+# Each writes all images of a source below a folder.
+
+
+def voc_own(root, source):
+    for i, example in enumerate(source):
+        write_image(root / "JPEGImages" / f"{i:04}.png", example.image)
+        write_text(root / "Annotations" / f"{i:04}.xml", voc_xml(source, example))
+        with_split = root / "ImageSets" / "Main" / f"{'val' if i % 2 else 'train'}.txt"
+        with_split.parent.mkdir(parents=True, exist_ok=True)
+        with with_split.open("a") as file:
+            file.write(f"{i:04}\n")
+
+
+def voc_beside(root, source):
+    for i, example in enumerate(source):
+        write_image(root / f"{i}.png", example.image)
+        write_text(root / f"{i}.xml", voc_xml(source, example))
+
+
+def voc_folders(annotations, images="images"):
+    def write(root, source):
+        for i, example in enumerate(source):
+            write_image(root / images / f"{i}.png", example.image)
+            write_text(root / annotations / f"{i}.xml", voc_xml(source, example))
+
+    return write
+
+
+def voc_nested(root, source):
+    """Mirrored folders in which stems repeat."""
+    for i, example in enumerate(source):
+        split = "test" if i % 2 else "train"
+        write_image(root / "images" / split / f"{i // 2}.png", example.image)
+        write_text(root / "annotations" / split / f"{i // 2}.xml", voc_xml(source, example))
+
+
+def coco_own(root, source):
+    for part, split in enumerate(("train2017", "val2017")):
+        examples = [example for i, example in enumerate(source) if i % 2 == part]
+        for i, example in enumerate(examples):
+            write_image(root / split / f"{i:012}.png", example.image)
+        names = [f"{i:012}.png" for i in range(len(examples))]
+        write_text(root / "annotations" / f"instances_{split}.json", coco(source, examples, names))
+        captions = {"images": [], "annotations": [{"id": 1, "image_id": 10, "caption": "a dog"}]}
+        write_text(root / "annotations" / f"captions_{split}.json", json.dumps(captions))
+
+
+def coco_roboflow(root, source):
+    for part, split in enumerate(("train", "valid", "test")):
+        examples = [example for i, example in enumerate(source) if i % 3 == part]
+        names = [f"{split}{i}_jpg.rf.{i:08x}.png" for i in range(len(examples))]
+        for name, example in zip(names, examples, strict=True):
+            write_image(root / split / name, example.image)
+        data = json.loads(coco(source, examples, names))
+        data["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+        write_text(root / split / "_annotations.coco.json", json.dumps(data))
+
+
+def coco_single(root, source):
+    for i, example in enumerate(source):
+        write_image(root / "pictures" / f"{i}.png", example.image)
+    write_text(root / "labels.json", coco(source, source, [f"{i}.png" for i in range(len(source))]))
+
+
+def yolo_images(root, source, splits=("train", "val")):
+    for i, example in enumerate(source):
+        split = splits[i % len(splits)]
+        write_image(root / "images" / split / f"{i}.png", example.image)
+        if len(example.boxes):  # a missing file is background
+            write_text(root / "labels" / split / f"{i}.txt", yolo_lines(example))
+
+
+def yolo_list_of_names(root, source):
+    yolo_images(root, source)
+    write_text(
+        root / "data.yaml",
+        f"path: .\ntrain: images/train\nval: images/val\nnc: 2\nnames: {list(source.class_names)}\n",
+    )
+
+
+def yolo_dict_of_names(root, source):
+    """Lists of folders, and a path of another machine."""
+    yolo_images(root, source, ("a", "b", "val"))
+    names = "".join(f"  {k}: {name}\n" for k, name in enumerate(source.class_names))
+    write_text(
+        root / "data.yaml", f"path: /content/d\ntrain: [images/a, images/b]\nval: [images/val]\nnames:\n{names}"
+    )
+
+
+def yolo_lists_of_images(root, source):
+    yolo_images(root, source)
+    for split in ("train", "val"):
+        lines = [f"./images/{split}/{path.name}\n" for path in sorted((root / "images" / split).iterdir())]
+        write_text(root / f"{split}.txt", "".join(lines))
+    write_text(root / "cells.yml", f"names: {list(source.class_names)}\ntrain: train.txt\nval: val.txt\n")
+
+
+def yolo_roboflow(root, source):
+    for i, example in enumerate(source):
+        split = "valid" if i % 2 else "train"
+        write_image(root / split / "images" / f"{i}.png", example.image)
+        write_text(root / split / "labels" / f"{i}.txt", yolo_lines(example))
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\n"
+    write_text(root / "data.yaml", f"{text}names: {list(source.class_names)}\n")
+
+
+def yolo_beside(root, source):
+    """As LabelImg writes them."""
+    for i, example in enumerate(source):
+        write_image(root / "obj" / f"{i}.png", example.image)
+        write_text(root / "obj" / f"{i}.txt", yolo_lines(example))
+    write_text(root / "obj" / "classes.txt", "\n".join(source.class_names) + "\n")
+
+
+def yolo_polygons(root, source):
+    for i, example in enumerate(source):
+        write_image(root / "images" / f"{i}.png", example.image)
+        lines = []
+        for label, (x0, y0, x1, y1) in zip(example.labels, example.boxes.tolist(), strict=True):
+            lines.append(f"{label - 1} {x0} {(y0 + y1) / 2} {(x0 + x1) / 2} {y0} {x1} {y1} {x0} {y1}\n")
+        write_text(root / "labels" / f"{i}.txt", "".join(lines))
+    write_text(root / "data.yaml", f"train: images\nval: images\nnames: {list(source.class_names)}\n")
+
+
+def folders_of_datasets(root, source):
+    class Part:
+        class_names = source.class_names
+
+        def __init__(self, indices):
+            self.indices = indices
+
+        def __len__(self):
+            return len(self.indices)
+
+        def __getitem__(self, index):
+            return source[self.indices[index]]
+
+    half = len(source) // 2
+    voc_own(root / "first", Part(range(half)))
+    coco_own(root / "second", Part(range(half, len(source))))
+
+
+# Name: (writer, kind, splits that the data names)
+LAYOUTS = {
+    "VOC": (voc_own, "voc", {"train", "val"}),
+    "VOC side by side": (voc_beside, "voc", set()),
+    "VOC annotations": (voc_folders("annotations"), "voc", set()),
+    "VOC annots": (voc_folders("annots"), "voc", set()),
+    "VOC labels": (voc_folders("labels"), "voc", set()),
+    "VOC below each other": (voc_folders("images/xml"), "voc", set()),
+    "VOC nested": (voc_nested, "voc", {"train", "test"}),
+    "COCO": (coco_own, "coco", {"train", "val", "train2017", "val2017"}),
+    "COCO Roboflow": (coco_roboflow, "coco", {"train", "val", "test"}),
+    "COCO single file": (coco_single, "coco", set()),
+    "YOLO list": (yolo_list_of_names, "yolo", {"train", "val"}),
+    "YOLO dict": (yolo_dict_of_names, "yolo", {"train", "val"}),
+    "YOLO text": (yolo_lists_of_images, "yolo", {"train", "val"}),
+    "YOLO Roboflow": (yolo_roboflow, "yolo", {"train", "val"}),
+    "YOLO beside": (yolo_beside, "yolo", set()),
+    "YOLO polygons": (yolo_polygons, "yolo", {"train", "val"}),
+    "folders": (folders_of_datasets, "auto", {"train", "val", "train2017", "val2017"}),
+}
