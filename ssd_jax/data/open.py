@@ -90,6 +90,8 @@ def open_source(
         "shapes": lambda part: _open_shapes(part, image_size),
     }
     if kind == "auto" or kind in READERS:
+        if not str(root):
+            raise ValueError(f"root must name the folder of the data, where the dataset is {kind}; got ''")
         how = {"drop_other_classes": drop_other_classes, "strict": strict, "allow_outside": allow_outside}
         return _joined(split, lambda part: open_folder(root, part, kind, class_names=names, options=options, **how))
     if kind not in openers and ":" not in kind:

@@ -72,10 +72,10 @@ class Reading:
     def annotations(self) -> Iterable[Example]:
         """Give the examples without their images."""
         source = self.open(range(len(self.images)), self.class_names, drop_other_classes=False, quiet=True)
-        return (annotation(source, index) for index in range(len(source)))
+        return (annotation_of(source, index) for index in range(len(source)))
 
 
-def annotation(source: Source, index: int) -> Example:
+def annotation_of(source: Source, index: int) -> Example:
     """Return an example, without its image where the source can do without reading it."""
     read = getattr(source, "annotation", None)
     return source[index] if read is None else read(index)

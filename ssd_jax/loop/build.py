@@ -26,7 +26,7 @@ logger = logging.getLogger("ssd_jax")
 
 OPTIONS = tuple(inspect.signature(data_room.open_source).parameters)[2:]  # those that a config's data may set
 NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
-FOLDERS = {"voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
+FOLDERS = {"auto": "folder of labelled images", "voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 
 
 @dataclasses.dataclass(frozen=True)

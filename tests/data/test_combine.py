@@ -297,5 +297,5 @@ def test_a_cut_must_be_some_of_the_images(voc, cut):
 
 
 def test_an_unknown_kind():
-    with pytest.raises(ValueError, match=r"a dataset must be one of .*; got 'voc'"):
-        open_source("voc", "train")
+    with pytest.raises(ValueError, match=r"a dataset must be one of .*; got 'vok'"):
+        open_source("vok", "train")
