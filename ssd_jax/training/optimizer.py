@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from ssd_jax.model.layers import is_named
 
 PyTree = Any
 # Groups of parameters. The names are part of the optimiser state in checkpoints.
@@ -39,7 +40,7 @@ def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
     Raises:
       ValueError: for a name that no layer has; the message lists the layers.
     """
-    named = [_is_named(params, entry, "frozen") for entry in frozen]
+    named = [_named_by(params, entry, "frozen") for entry in frozen]
     return jax.tree.map(lambda _, *hits: any(hits), params, *named)
 
 
@@ -51,16 +52,16 @@ def rate_factors(params: PyTree, rates: Mapping[str, float]) -> PyTree:
     """
     factors = jax.tree.map(lambda _: 1.0, params)
     for entry in sorted(rates, key=lambda name: (len(name), name)):  # the longest name counts
-        hits = _is_named(params, entry, "rates")
+        hits = _named_by(params, entry, "rates")
         factors = jax.tree.map(lambda before, hit, own=rates[entry]: own if hit else before, factors, hits)
     return factors
 
 
-def _is_named(params: PyTree, entry: str, option: str) -> PyTree:
-    """Return true for each parameter whose path is `entry` or lies below it; `entry` may have a shell's wildcards."""
+def _named_by(params: PyTree, entry: str, option: str) -> PyTree:
+    """Return true for each parameter whose layer `entry` names."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = ["/".join(entry.key for entry in path) for path, _ in leaves]
-    hits = [fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}/*") for name in names]
+    hits = [is_named(name, (entry,)) for name in names]
     if not any(hits):
         layers = dict.fromkeys(name.rsplit("/", 1)[0].removesuffix("/conv").removesuffix("/norm") for name in names)
         raise ValueError(f"{option} must name layers of {', '.join(layers)}; got {entry!r}")
