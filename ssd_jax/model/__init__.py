@@ -4,6 +4,7 @@
 """
 
 from ssd_jax.model.backbones.efficientnet import EfficientNetLite
+from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
 from ssd_jax.model.backbones.resnet import ResNet50
 from ssd_jax.model.backbones.vgg import VGG16
 from ssd_jax.model.catalogue import MODELS, make
@@ -26,6 +27,7 @@ __all__ = [
     "VGG16",
     "EfficientNetLite",
     "L2Norm",
+    "MobileNetV3Large",
     "ResNet50",
     "compile_to_run_once",
     "describe",

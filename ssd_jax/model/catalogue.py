@@ -9,6 +9,7 @@ from ssd_jax.box import (
     SSD320_VOC,
     SSD512_COCO,
     SSD512_VOC,
+    SSDLITE320_COCO,
 )
 from ssd_jax.model.ssd import SSD
 
@@ -22,6 +23,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "ssd300": {"specs": OF_300},
     "ssd512": {"specs": OF_512},
     "ssd300_resnet50": {"specs": OF_300, "backbone": "resnet50", "norm": "batch"},
+    "ssdlite320_mobilenet_v3_large": {
+        "specs": {"voc": SSDLITE320_COCO, "coco": SSDLITE320_COCO},
+        "backbone": "mobilenet_v3_large_reduced",
+        **LIGHT,
+        "kernel_init": "normal_0.03",
+    },
     "ssd320_efficientnet_lite0": {"specs": OF_320, "backbone": "efficientnet_lite0", **LIGHT},
     "ssd320_efficientnet_lite1": {"specs": OF_320, "backbone": "efficientnet_lite1", **LIGHT},
     "ssd320_efficientnet_lite2": {"specs": OF_320, "backbone": "efficientnet_lite2", **LIGHT},

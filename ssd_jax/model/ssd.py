@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from ssd_jax.box import PriorSpec
 from ssd_jax.model.backbones.efficientnet import EfficientNetLite
+from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
 from ssd_jax.model.backbones.resnet import ResNet50
 from ssd_jax.model.backbones.vgg import VGG16
 from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, LightHead, is_named, scaled
@@ -95,13 +96,28 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
 def efficientnet_lite(
     model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
 ) -> list[jax.Array]:
-    """Return the maps of EfficientNet-Lite of strides 8, 16 and 32, or those that the grids ask for."""
+    """Return the maps of EfficientNet-Lite of strides 8, 16 and 32, or of the last two."""
     variant = int(model.backbone[-1])
     maps = EfficientNetLite(block, variant, model.width, name="trunk")(images, train=train)
-    return [x for x in maps if x.shape[1] <= model.spec.grids[0]]
+    return _from_finest(maps, model.spec)
 
 
-EFFICIENTNET_LITE = Backbone(efficientnet_lite, "efficientnet", True, norm_epsilon=1e-3, norm_momentum=0.97)
+def mobilenet_v3_large(
+    model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
+) -> list[jax.Array]:
+    """Return the maps of MobileNetV3-Large of strides 8, 16 and 32, or of the last two."""
+    reduced = model.backbone.endswith("_reduced")
+    maps = MobileNetV3Large(block, reduced, model.width, name="trunk")(images, train=train)
+    return _from_finest(maps, model.spec)
+
+
+def _from_finest(maps: list[jax.Array], spec: PriorSpec) -> list[jax.Array]:
+    """Leave out the maps that are finer than the first of `spec`."""
+    return [x for x in maps if x.shape[1] <= spec.grids[0]]
+
+
+LIGHT_NORM = {"needs_norm": True, "norm_epsilon": 1e-3, "norm_momentum": 0.97}
+EFFICIENTNET_LITE = Backbone(efficientnet_lite, "efficientnet", **LIGHT_NORM)
 
 # The name "trunk" of a backbone's parameters is part of every checkpoint.
 BACKBONES = {
@@ -111,6 +127,8 @@ BACKBONES = {
     "efficientnet_lite0": EFFICIENTNET_LITE,
     "efficientnet_lite1": EFFICIENTNET_LITE,
     "efficientnet_lite2": EFFICIENTNET_LITE,
+    "mobilenet_v3_large": Backbone(mobilenet_v3_large, "imagenet", **LIGHT_NORM),
+    "mobilenet_v3_large_reduced": Backbone(mobilenet_v3_large, "half", **LIGHT_NORM),
 }
 
 

@@ -14,6 +14,7 @@ PIXELS = {
     "rgb": "RGB of 0 to 255 minus the mean colour, as here",
     "bgr": "BGR of 0 to 255 minus the mean colour, as in Caffe",
     "imagenet": "RGB of 0 to 1, minus torchvision's mean, over its deviation",
+    "own": "as `model.input_scaling` says: for networks that scale the pixels themselves",
 }
 IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 

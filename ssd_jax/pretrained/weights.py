@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from ssd_jax.box import SSD300_VOC, PriorSpec
+from ssd_jax.box import PriorSpec
 from ssd_jax.data.classes import COCO_IDS, NAMES
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
-from ssd_jax.pretrained.layouts import LAYOUTS, Layout
+from ssd_jax.pretrained.installed import published
+from ssd_jax.pretrained.layouts import LAYOUTS, Layout, Tensors
 from ssd_jax.pretrained.tensors import read_tensors
 
-Tensors = dict[str, np.ndarray]
 FC = ("trunk/fc6", "trunk/fc7")
 STATISTICS = ("/norm/mean", "/norm/var")
 COCO_LABELS = 91  # of torchvision's detectors, background included
@@ -56,7 +56,7 @@ def load(
     """Read a file of published weights; the names of its tensors tell which network it is.
 
     Args:
-      path: a `.pth`, `.safetensors` or `.caffemodel`.
+      path: a `.pth`, `.safetensors` or `.caffemodel`, or a name of `installed.PACKAGES`.
       pixels: what its first layer is fed, a key of `convert.PIXELS`. By default, what is usual for its kind.
       priors: "voc" or "coco", the dataset whose priors it was trained with. By default, the number of classes tells.
       unknown_priors: "voc" or "coco", to assume where the number of classes tells neither; None for an error.
@@ -67,6 +67,7 @@ def load(
       FileNotFoundError: if there is no such file.
       ValueError: in one line, for a file that does not fit; it names the tensor, its shape and the one expected.
     """
+    path = published(path)
     tensors = read_tensors(path)
     layout = _layout(path, tensors)
     notes: list[str] = []
@@ -75,12 +76,14 @@ def load(
     pixels = pixels or layout.pixels
     if pixels not in convert.PIXELS:
         raise ValueError(f"pixels must be one of {', '.join(convert.PIXELS)}; got {pixels!r}")
+    if (pixels == "own") != (layout.pixels == "own"):
+        raise ValueError(f"{path}: pixels of {layout.title} must be {layout.pixels}; got {pixels}")
 
     dataset = _dataset(path, tensors, layout, priors, unknown_priors) if layout.maps else None
     spec = layout.specs[dataset or "voc"]
     n_classes = _count_classes(path, tensors, layout) if layout.maps else 2
     norm = "batch" if layout.batch_norms else None
-    model = SSD(n_classes, spec, width=width, norm=norm, backbone=layout.backbone)
+    model = SSD(n_classes, spec, width=width, norm=norm, backbone=layout.backbone, **layout.options)
     params = to_params(_fitting(path, tensors, layout, model, partial, notes), layout, spec, pixels)
     batch_stats = {name: params.pop(name) for name in list(params) if name.endswith(STATISTICS)}
     if layout.maps and n_classes == COCO_LABELS:
@@ -141,7 +144,7 @@ def _coco_classes(params: Tensors, layout: Layout) -> Tensors:
 
 
 def _layout(path: str | Path, tensors: Tensors) -> Layout:
-    layout = next((layout for name, layout in LAYOUTS if name in tensors), None)
+    layout = next((layout for told_by, layout in LAYOUTS if told_by(tensors)), None)
     if layout is None:
         known = ", ".join(layout.title for _, layout in LAYOUTS)
         some = ", ".join(list(tensors)[:4])
@@ -179,7 +182,7 @@ def _count_classes(path: str | Path, tensors: Tensors, layout: Layout) -> int:
     name = f"{layout.layers['conf0']}.bias"
     if name not in tensors:
         raise ValueError(f"{path}: {layout.title} must have a tensor {name}; got none")
-    size, per_cell = tensors[name].size, SSD300_VOC.per_cell[0]
+    size, per_cell = tensors[name].size, layout.specs["voc"].per_cell[0]
     if size % per_cell or size < 2 * per_cell:
         raise ValueError(
             f"{path}: {name} of {layout.title} must have {per_cell} numbers for each of at least two classes; got "
