@@ -1,6 +1,7 @@
 """A trained model, ready to find objects in images. JAX is imported when a detector of a checkpoint is made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
@@ -10,6 +11,7 @@ import PIL.Image
 from ssd_jax.inference.detections import Detections
 from ssd_jax.inference.inputs import Image, read_image
 from ssd_jax.inference.stream import Seen, run_stream
+from ssd_jax.inference.tiles import check_tiles, merge_windows, tile_windows
 
 if TYPE_CHECKING:
     from flax.typing import VariableDict
@@ -79,20 +81,25 @@ class Detector:
         self.image_size, self.class_names, self.step = image_size, tuple(class_names), step
         self.batch_size = batch_size
 
-    def __call__(self, images: Iterable[Image], *, bgr: bool = False) -> list[Detections]:
+    def __call__(
+        self, images: Iterable[Image], *, bgr: bool = False, tile: int | None = None, overlap: float = 0.2
+    ) -> list[Detections]:
         """Detect in all of `images` and return a list, in their order.
 
         Args:
           images: RGB uint8 arrays [h, w, 3], paths or bytes of image files, or images of PIL. They are read batch by
             batch; for images without an end, or too many for one list, use `stream`.
           bgr: whether arrays are BGR, as OpenCV's are.
+          tile: also look at squares of so many pixels, for small objects in large images; the boxes of all are then
+            suppressed together. It takes as many times longer as there are tiles.
+          overlap: of neighbouring tiles, a fraction of their side, which objects at their edges should fit in.
 
         Raises:
           TypeError: for a single image, or something that is no image.
           ValueError: for an array that is no RGB image, or a file that cannot be decoded.
           OSError: for a file that cannot be read.
         """
-        return list(self.stream(images, bgr=bgr))
+        return list(self.stream(images, bgr=bgr, tile=tile, overlap=overlap))
 
     @overload
     def stream(
@@ -100,17 +107,33 @@ class Detector:
         images: Iterable[Image],
         *,
         bgr: bool = ...,
+        tile: int | None = ...,
+        overlap: float = ...,
         prefetch: int = ...,
         return_errors: Literal[False] = ...,
     ) -> Iterator[Detections]: ...
 
     @overload
     def stream(
-        self, images: Iterable[Image], *, bgr: bool = ..., prefetch: int = ..., return_errors: Literal[True]
+        self,
+        images: Iterable[Image],
+        *,
+        bgr: bool = ...,
+        tile: int | None = ...,
+        overlap: float = ...,
+        prefetch: int = ...,
+        return_errors: Literal[True],
     ) -> Iterator[Detections | Exception]: ...
 
     def stream(
-        self, images: Iterable[Image], *, bgr: bool = False, prefetch: int = 2, return_errors: bool = False
+        self,
+        images: Iterable[Image],
+        *,
+        bgr: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
+        prefetch: int = 2,
+        return_errors: bool = False,
     ) -> Iterator[Detections | Exception]:
         """Detect in images as they come, such as the frames of a video, and yield the answers in their order.
 
@@ -121,6 +144,8 @@ class Detector:
         Args:
           images: as in a call, or a generator of them.
           bgr: whether arrays are BGR, as OpenCV's are.
+          tile: as in a call.
+          overlap: as in a call.
           prefetch: batches that are decoded ahead.
           return_errors: whether the error of an image that cannot be read is yielded in its place. Otherwise it is
             raised there, and ends the stream.
@@ -135,7 +160,11 @@ class Detector:
         ):
             raise TypeError("images must be a list of images; got a single one: write detector([image])")
         results = self.results(
-            images, read=lambda index, image: read_image(image, bgr=bgr, name=f"image {index}"), prefetch=prefetch
+            images,
+            read=lambda index, image: read_image(image, bgr=bgr, name=f"image {index}"),
+            tile=tile,
+            overlap=overlap,
+            prefetch=prefetch,
         )
         return (self._answer(result, return_errors) for result in results)
 
@@ -150,6 +179,8 @@ class Detector:
         items: Iterable[Any],
         *,
         read: Callable[[int, Any], np.ndarray] = lambda index, image: read_image(image, name=f"image {index}"),
+        tile: int | None = None,
+        overlap: float = 0.2,
         prefetch: int = 2,
         keep_images: bool = False,
     ) -> "Iterator[Result]":
@@ -161,15 +192,20 @@ class Detector:
           items: for example pairs of a name and a path.
           read: `read(index, item)` returns RGB uint8 [h, w, 3]; several threads call it. Its ValueError, TypeError or
             OSError is the answer for the item.
+          tile: as in a call.
+          overlap: as in a call.
           prefetch: batches that are decoded ahead.
           keep_images: whether to yield the images too, for drawing.
         """
         if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
             raise ValueError(f"prefetch must be an integer of at least 1; got {prefetch!r}")
+        check_tiles(tile, overlap)
+        split = None if tile is None else partial(tile_windows, tile=tile, overlap=overlap)
         seen = run_stream(
             self._run,
             items,
             read=read,
+            split=split,
             size=self.image_size,
             batch_size=self.batch_size,
             prefetch=prefetch,
@@ -180,8 +216,14 @@ class Detector:
     def _result(self, seen: Seen) -> "Result":
         if seen.error is not None:
             return Result(seen.item, None, seen.error)
-        found = Detections.from_model(*seen.found[0], size=seen.size, class_names=self.class_names)
-        return Result(seen.item, seen.image, found)
+        found = [
+            Detections.from_model(*arrays, size=(y1 - y0, x1 - x0), class_names=self.class_names)
+            for (x0, y0, x1, y1), arrays in zip(seen.windows, seen.found, strict=True)
+        ]
+        if len(found) == 1:
+            return Result(seen.item, seen.image, found[0])
+        threshold = self.options.get("iou_threshold", 0.45)
+        return Result(seen.item, seen.image, merge_windows(seen.windows, found, iou_threshold=threshold))
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
         """Return corners [R, D, 4], scores [R, D] and labels [R, D] of uint8 [B, S, S, 3], maybe still computing.

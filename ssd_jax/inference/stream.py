@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ssd_jax.data.image import warp
+from ssd_jax.inference.tiles import Window
 
 Run = Callable[[np.ndarray], Iterable[Any]]
-Window = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels
 
 # Threads that decode. OpenCV and libjpeg release Python's lock.
 WORKERS = min(4, os.cpu_count() or 1)
@@ -85,7 +85,7 @@ def run_stream(
       keep_images: whether to keep the images for the caller.
 
     Raises:
-      Exception: what the iterator of `items` raises, after everything before it was yielded.
+      Exception: what the iterator of `items` or `run` raises, after everything before it was yielded.
     """
     batches: queue.Queue[Rows | BaseException | None] = queue.Queue(prefetch)
     stop = threading.Event()
@@ -204,7 +204,11 @@ def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> I
             if batch is not None:
                 raise batch
             return
-        running.append((batch, run(batch.pixels[: batch.filled]) if batch.filled else None))
+        try:
+            running.append((batch, run(batch.pixels[: batch.filled]) if batch.filled else None))
+        except Exception:
+            yield from chain.from_iterable(_finish(*started) for started in running)
+            raise
         if len(running) > 1:
             yield from _finish(*running.popleft())
 

@@ -1,0 +1,179 @@
+"""Many images, one after the other: files, folders, lists of files, tars, and Parquet tables."""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ssd_jax.data import EXTENSIONS
+from ssd_jax.extras import import_extra
+from ssd_jax.files import read_bytes
+
+TARS = (".tar", ".tar.gz", ".tgz")
+LISTS = (".txt",)
+TABLES = (".parquet",)
+# Columns of a table that may name its images, in the order in which they are looked for.
+NAME_COLUMNS = ("image_id", "file_name", "filename", "path", "name", "key", "__key__", "id")
+
+
+class NamedFile(NamedTuple):
+    """An encoded image that is read when it is needed."""
+
+    name: str
+    load: Callable[[], bytes]
+
+
+Images = Iterator[tuple[int, NamedFile]]
+Wanted = Callable[[int], bool]
+
+
+def is_container(path: str | Path) -> bool:
+    """Tell whether `path` is a list, a tar or a table of images, by its name."""
+    return str(path).lower().endswith((*TARS, *LISTS, *TABLES))
+
+
+def list_images(inputs: Sequence[str | Path], wanted: Wanted = lambda _: True) -> Images:
+    """Yield the images of `inputs` with their number, in an order that is always the same.
+
+    Those that are not wanted are not read.
+
+    Args:
+      inputs: image files; folders, whose files are taken sorted, with those of the folders in them; `.txt` files with
+        a path on each line; `.tar`, `.tar.gz` and `.tgz`; `.parquet` tables with a column of encoded images.
+      wanted: `wanted(number)` tells whether to yield an image.
+
+    Raises:
+      FileNotFoundError: if an input does not exist, or a folder has no images.
+      ValueError: for an input that cannot be read.
+    """
+    number = 0
+    for path in map(Path, inputs):
+        for number, image in _open(path)(number, wanted):  # noqa: B020 (each input goes on counting)
+            if image is not None:
+                yield number, image
+            number += 1
+
+
+def digest(inputs: Sequence[str | Path]) -> str:
+    """Return a hash of what `inputs` are: the names of files, the sizes of tars and tables."""
+    total = hashlib.sha256()
+    for path in map(Path, inputs):
+        if str(path).lower().endswith((*TARS, *TABLES)):
+            _require(path)
+            total.update(f"{path.stat().st_size} {path}\n".encode(errors="surrogateescape"))
+        else:
+            for name in _files(path):
+                total.update(os.fsencode(name) + b"\n")
+    return total.hexdigest()
+
+
+def _open(path: Path) -> Callable[[int, Wanted], Iterator[tuple[int, NamedFile | None]]]:
+    name = str(path).lower()
+    if name.endswith(TARS):
+        return partial(_tar_members, _require(path))
+    if name.endswith(TABLES):
+        return partial(_table_rows, _require(path))
+    return partial(_each_file, path)
+
+
+def _require(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such image, folder, list, tar or table: {path}")
+    return path
+
+
+def _files(path: Path) -> Iterable[str]:
+    """List the image files of one input."""
+    if path.is_dir():
+        inside = _sorted_tree(path)
+        first = next(inside, None)
+        if first is None:
+            raise FileNotFoundError(f"no images ({', '.join(EXTENSIONS)}) in the folder {path}")
+        yield first
+        yield from inside
+    elif str(path).lower().endswith(LISTS):
+        yield from _lines(_require(path))
+    else:
+        yield str(_require(path))
+
+
+def _sorted_tree(folder: Path) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(EXTENSIONS):
+                yield os.path.join(parent, name)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for line in file:
+            if name := line.strip():
+                yield os.fsdecode(name)
+
+
+def _each_file(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:
+    for number, name in enumerate(_files(path), start):
+        yield number, NamedFile(name, partial(read_bytes, name)) if wanted(number) else None
+
+
+def _tar_members(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:
+    number = start
+    try:
+        with tarfile.open(path, "r|*") as tar:  # a stream: the members of a large tar are not kept
+            for member in tar:
+                if not (member.isfile() and member.name.lower().endswith(EXTENSIONS)):
+                    continue
+                file = tar.extractfile(member) if wanted(number) else None
+                content = file.read() if file else b""
+                yield number, NamedFile(f"{path}/{member.name}", partial(bytes, content)) if file else None
+                number += 1
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path}: must be a tar; got {error}") from None
+
+
+def _table_rows(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:
+    parquet = import_extra("pyarrow.parquet", "parquet")
+    arrow = import_extra("pyarrow", "parquet")
+    try:
+        with parquet.ParquetFile(path) as table:
+            images, names = _columns(path, table.schema_arrow, arrow.types)
+            number = start
+            columns = [name for name in (images, names) if name]
+            for group in range(table.num_row_groups):
+                rows = table.metadata.row_group(group).num_rows
+                if not any(wanted(number + row) for row in range(rows)):
+                    yield from ((number + row, None) for row in range(rows))
+                    number += rows
+                    continue
+                for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=columns):
+                    for row in batch.to_pylist():
+                        yield number, _row_image(path, number - start, row[images], row[names] if names else None)
+                        number += 1
+    except arrow.ArrowException as error:
+        raise ValueError(f"{path}: must be a Parquet table; got {str(error).splitlines()[0]}") from None
+
+
+def _columns(path: Path, schema: Any, types: Any) -> tuple[str, str | None]:
+    """Find the column of encoded images, and that of their names, if there is one."""
+
+    def holds_bytes(kind: Any) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def holds_images(kind: Any) -> bool:  # a struct with "bytes" is how Hugging Face's datasets write images
+        return holds_bytes(kind) or (types.is_struct(kind) and any(f.name == "bytes" for f in kind))
+
+    images = [field.name for field in schema if holds_images(field.type)]
+    if len(images) != 1:
+        raise ValueError(f"{path}: must have one column of encoded images; got {images or schema.names}")
+    return images[0], next((name for name in NAME_COLUMNS if name in schema.names), None)
+
+
+def _row_image(path: Path, row: int, image: Any, name: Any) -> NamedFile:
+    if isinstance(image, dict):
+        name = name or image.get("path")
+        image = image.get("bytes")
+    return NamedFile(f"{path}:{row}" if name is None else str(name), partial(bytes, image or b""))
