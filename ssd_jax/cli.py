@@ -13,7 +13,7 @@ from ssd_jax.fast_cpu import restart_faster
 COMMANDS = {
     "train": ("ssd_jax.commands.train", "train a detector"),
     "eval": ("ssd_jax.commands.eval", "evaluate a run"),
-    "detect": ("ssd_jax.commands.detect", "detect in images, and draw what is found"),
+    "detect": ("ssd_jax.commands.detect", "detect in images and videos, and draw what is found"),
     "export": ("ssd_jax.commands.export", "write a detector as one file that runs elsewhere"),
     "check": ("ssd_jax.report.check", "report what is in a dataset, and what is wrong with it"),
     "report": ("ssd_jax.loop.pages", "write the evaluation page of one or more runs"),

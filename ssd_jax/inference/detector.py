@@ -80,6 +80,7 @@ class Detector:
             raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
         self.image_size, self.class_names, self.step = image_size, tuple(class_names), step
         self.batch_size = batch_size
+        self.options: SelectOptions = {}
 
     def __call__(
         self, images: Iterable[Image], *, bgr: bool = False, tile: int | None = None, overlap: float = 0.2
@@ -215,15 +216,15 @@ class Detector:
 
     def _result(self, seen: Seen) -> "Result":
         if seen.error is not None:
-            return Result(seen.item, None, seen.error)
+            return Result(seen.item, None, seen.error, seen.size)
         found = [
             Detections.from_model(*arrays, size=(y1 - y0, x1 - x0), class_names=self.class_names)
             for (x0, y0, x1, y1), arrays in zip(seen.windows, seen.found, strict=True)
         ]
         if len(found) == 1:
-            return Result(seen.item, seen.image, found[0])
+            return Result(seen.item, seen.image, found[0], seen.size)
         threshold = self.options.get("iou_threshold", 0.45)
-        return Result(seen.item, seen.image, merge_windows(seen.windows, found, iou_threshold=threshold))
+        return Result(seen.item, seen.image, merge_windows(seen.windows, found, iou_threshold=threshold), seen.size)
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
         """Return corners [R, D, 4], scores [R, D] and labels [R, D] of uint8 [B, S, S, 3], maybe still computing.
@@ -250,6 +251,7 @@ class Result(NamedTuple):
     item: Any
     image: np.ndarray | None  # RGB uint8 [h, w, 3], if it was asked for
     found: Detections | Exception
+    size: tuple[int, int]  # (height, width) of the image; (0, 0) if it could not be read
 
 
 def _unpickled(

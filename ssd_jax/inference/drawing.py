@@ -21,7 +21,12 @@ def colour_of(label: int) -> tuple[int, int, int]:
 
 
 def draw(
-    image: np.ndarray, detections: Detections, class_names: Sequence[str], *, smallest_side: int = 400
+    image: np.ndarray,
+    detections: Detections,
+    class_names: Sequence[str],
+    *,
+    smallest_side: int = 400,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw detections with class names and scores on a copy of an image, the best on top.
 
@@ -30,12 +35,15 @@ def draw(
       detections: of the image.
       class_names: of labels 1, 2, ...
       smallest_side: of `draw_boxes`.
+      numbers: of the objects [n], for the texts; those below 0 are not drawn.
 
     Returns:
       RGB uint8, larger than a small image.
     """
     boxes, scores, labels = (part[::-1] for part in detections)
     texts = [f"{class_names[label - 1]} {score:.2f}" for score, label in zip(scores, labels, strict=True)]
+    if numbers is not None:
+        texts = [f"#{n} {text}" if n >= 0 else text for n, text in zip(numbers[::-1], texts, strict=True)]
     return draw_boxes(image, boxes, labels, texts, smallest_side=smallest_side)
 
 

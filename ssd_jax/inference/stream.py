@@ -5,7 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -192,30 +192,27 @@ def _batches(prepared: Iterable[tuple[Seen, Iterator[np.ndarray]]], size: int, b
 
 def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> Iterator[Seen]:
     """Keep the device busy with one batch while the results of the one before it are yielded."""
-    running: deque[tuple[Rows, Iterable[Any] | None]] = deque()
-    while True:
-        try:
-            batch = batches.get(block=not running)
-        except queue.Empty:  # nothing to start: results do not wait for it
-            yield from _finish(*running.popleft())
-            continue
-        if batch is None or isinstance(batch, BaseException):
-            yield from chain.from_iterable(_finish(*started) for started in running)
-            if batch is not None:
-                raise batch
-            return
-        try:
-            running.append((batch, run(batch.pixels[: batch.filled]) if batch.filled else None))
-        except Exception:
-            yield from chain.from_iterable(_finish(*started) for started in running)
-            raise
-        if len(running) > 1:
-            yield from _finish(*running.popleft())
+    running: deque[tuple[Rows, Future[Iterable[Any]] | None]] = deque()
+    with ThreadPoolExecutor(1, "network") as network:  # a program that is no asynchronous one runs in its thread
+        while True:
+            try:
+                batch = batches.get(block=not running)
+            except queue.Empty:  # nothing to start: results do not wait for it
+                yield from _finish(*running.popleft())
+                continue
+            if batch is None or isinstance(batch, BaseException):
+                yield from chain.from_iterable(_finish(*started) for started in running)
+                if batch is not None:
+                    raise batch
+                return
+            running.append((batch, network.submit(run, batch.pixels[: batch.filled]) if batch.filled else None))
+            if len(running) > 1:
+                yield from _finish(*running.popleft())
 
 
-def _finish(batch: Rows, results: Iterable[Any] | None) -> Iterator[Seen]:
+def _finish(batch: Rows, results: "Future[Iterable[Any]] | None") -> Iterator[Seen]:
     """Hand each row's results to its image, and yield the images whose last row this was."""
-    rows = zip(*map(np.asarray, results), strict=True) if results is not None else iter(())
+    rows = zip(*map(np.asarray, results.result()), strict=True) if results is not None else iter(())
     for seen in batch.seen:
         if seen.windows:
             boxes, scores, labels = next(rows)

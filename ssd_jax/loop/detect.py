@@ -2,25 +2,25 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from ssd_jax.data import EXTENSIONS, UnreadableImage, decode_image
+from ssd_jax.data import EXTENSIONS, UnreadableImage
 from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, Detector, draw, load_detector
 from ssd_jax.inference.drawing import write_png
+from ssd_jax.inference.inputs import read_image
 from ssd_jax.loop.build import open_split
 from ssd_jax.loop.workdir import load_config
 
 logger = logging.getLogger("ssd_jax")
 
-NamedImage = tuple[str, np.ndarray]  # a name, and RGB uint8 [h, w, 3]
+NamedImage = tuple[str, Callable[[], np.ndarray]]  # a name, and what returns RGB uint8 [h, w, 3]
 
 
 def detect_images(
@@ -31,10 +31,13 @@ def detect_images(
     score: float | Literal["auto"] = 0.4,
     samples: int = 12,
     step: int | str | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
+    batch_size: int = 8,
 ) -> int:
     """Detect in images with a checkpoint of a run; write a drawing of each, and `detections.json`, to `out`.
 
-    Results are written batch by batch: what was found stays if the program ends early.
+    Results are written as they come: what was found stays if the program ends early.
 
     Args:
       workdir: of the run.
@@ -44,6 +47,9 @@ def detect_images(
         when the checkpoint was evaluated.
       samples: see `inputs`.
       step: a checkpoint's number, or "best"; the newest by default.
+      tile: also look at squares of so many pixels, for small objects in large images.
+      overlap: of neighbouring tiles, a fraction of their side.
+      batch_size: images that the network sees together.
 
     Returns:
       the number of images written. An image that cannot be decoded is reported and skipped.
@@ -55,20 +61,35 @@ def detect_images(
     """
     out = Path(out)
     files = find(inputs)
-    found = ((str(path), partial(decode_image, path.read_bytes())) for path in files)
-    images = decoded(found if inputs else held_out(workdir, samples))
-    detector = load_detector(workdir, step=step)
+    images = [(str(path), partial(read_image, path)) for path in files] if inputs else held_out(workdir, samples)
+    detector = load_detector(workdir, step=step, batch_size=batch_size)
     least = best_scores(detector, workdir) if score == "auto" else score
     taken = {path.stem for path in files if path.resolve() == (out / f"{path.stem}.png").resolve()}
+    results = detector.results(images, read=_decode, tile=tile, overlap=overlap, keep_images=True)
     with JSONList(out / "detections.json") as records:
-        for batch in batched(images, detector.batch_size):
-            for (name, image), found in zip(batch, detector([image for _, image in batch]), strict=True):
-                found = found.above(least)
-                path = out / f"{unused(Path(name).stem, taken)}.png"
-                out.mkdir(parents=True, exist_ok=True)
-                write_png(path, draw(image, found, detector.class_names))
-                records.add({"image": name, "drawing": path.name} | record(image, found, detector.class_names))
+        for (name, _), image, found, size in results:
+            if isinstance(found, UnreadableImage):
+                logger.warning("skipping %s", _naming(name, found))
+                continue
+            if isinstance(found, Exception):
+                raise found
+            assert image is not None, "keep_images keeps it"
+            found = found.above(least)
+            path = out / f"{unused(Path(name).stem, taken)}.png"
+            out.mkdir(parents=True, exist_ok=True)
+            write_png(path, draw(image, found, detector.class_names))
+            records.add({"image": name, "drawing": path.name} | record(size, found))
     return records.length
+
+
+def _decode(_: int, image: NamedImage) -> np.ndarray:
+    return image[1]()
+
+
+def _naming(name: str, error: Exception) -> str:
+    """Say what is wrong with an image; its name stands first."""
+    text = str(error)
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def best_scores(detector: Detector, workdir: str | Path, *, unknown: float = 0.4) -> np.ndarray:
@@ -132,20 +153,9 @@ def _write(file: io.FileIO, place: int, text: bytes) -> None:
         text = text[file.write(text) or 0 :]
 
 
-def batched(images: Iterable[NamedImage], size: int) -> Iterator[list[NamedImage]]:
-    """Take `size` images at a time, so that a folder of any length fits in memory."""
-    images = iter(images)
-    while batch := list(islice(images, size)):
-        yield batch
-
-
-def record(image: np.ndarray, found: Detections, class_names: Sequence[str]) -> dict[str, object]:
-    """Turn detections into JSON values: corners in pixels, `[x_min, y_min, x_max, y_max]`."""
-    objects = [
-        {"class": class_names[label - 1], "score": round(float(s), 5), "box": [round(float(v), 2) for v in box]}
-        for box, s, label in zip(*found, strict=True)
-    ]
-    return {"width": image.shape[1], "height": image.shape[0], "detections": objects}
+def record(size: Sequence[int], found: Detections) -> dict[str, Any]:
+    """Turn detections in an image of `size` (height, width) into JSON values; corners are in pixels."""
+    return {"width": size[1], "height": size[0], "detections": found.to_dicts()}
 
 
 def find(inputs: Sequence[str | Path]) -> list[Path]:
@@ -164,16 +174,7 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def decoded(images: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Iterator[NamedImage]:
-    """Decode images one by one; report and skip those that cannot be decoded."""
-    for name, decode in images:
-        try:
-            yield name, decode()
-        except UnreadableImage as error:
-            logger.warning("skipping %s: %s", name, error)
-
-
-def held_out(workdir: str | Path, samples: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+def held_out(workdir: str | Path, samples: int) -> Iterator[NamedImage]:
     """Take the first images of the split that a run is evaluated on."""
     config = load_config(workdir)
     source = open_split(config.data, config.data.eval)

@@ -151,7 +151,8 @@ def _table_rows(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, N
                     continue
                 for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=columns):
                     for row in batch.to_pylist():
-                        yield number, _row_image(path, number - start, row[images], row[names] if names else None)
+                        image = _row_image(path, number - start, row[images], row[names] if names else None)
+                        yield number, image if wanted(number) else None
                         number += 1
     except arrow.ArrowException as error:
         raise ValueError(f"{path}: must be a Parquet table; got {str(error).splitlines()[0]}") from None

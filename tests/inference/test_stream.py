@@ -109,18 +109,34 @@ def test_an_answer_does_not_wait_for_the_next_item():
 
 
 def test_the_device_has_its_next_batch_before_the_results_of_the_last_are_used():
-    started = []
+    started = [threading.Event() for _ in range(3)]
 
-    def counting(pixels):
-        started.append(len(started))
+    def noting(pixels):
+        started[pixels[0, 0, 0, 0]].set()
         return run(pixels)
 
     batches = queue.Queue()
     for number in range(3):
         seen = Seen(number, windows=[(0, 0, 1, 1)])
-        batches.put(Rows(np.zeros((1, 2, 2, 3), np.uint8), 1, [seen]))
+        batches.put(Rows(np.full((1, 2, 2, 3), number, np.uint8), 1, [seen]))
     batches.put(None)
-    assert [(seen.item, len(started)) for seen in _run_all(counting, batches)] == [(0, 2), (1, 3), (2, 3)]
+    answers = _run_all(noting, batches)
+    assert next(answers).item == 0
+    assert started[1].wait(60)  # while the first result is used
+    assert not started[2].is_set()
+    assert [seen.item for seen in answers] == [1, 2]
+
+
+def test_what_the_network_raises_comes_after_the_answers_before_it():
+    def failing(pixels):
+        if pixels[0, 0, 0, 0] >= 8:
+            raise RuntimeError("the device is lost")
+        return run(pixels)
+
+    answers = stream(range(20), run=failing)
+    assert [next(answers).item for _ in range(8)] == list(range(8))
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        next(answers)
 
 
 def test_a_stream_that_is_left_reads_no_more():

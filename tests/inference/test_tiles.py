@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import tiny
+from bright import Bright
 
-from ssd_jax.inference import Detections, Detector
+from ssd_jax.inference import Detections
 from ssd_jax.inference.tiles import merge_windows, tile_windows
 
-SIDE = 12  # of the objects that `Bright` finds
+SIDE = 12  # of the objects
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 100), (100, 37), (41, 250), (333, 96), (97, 96)])
@@ -51,23 +52,6 @@ def test_what_two_tiles_found_is_one_detection():
     assert merged.labels.tolist() == [1, 2, 1] and merged.class_names == ("a", "b")
     nothing = merge_windows(windows[:2], [found(), found()], iou_threshold=0.45)
     assert nothing.boxes.shape == (0, 4) and nothing.labels.dtype == np.int32
-
-
-class Bright(Detector):
-    """Finds one square in what it sees, as a network would: the smaller it becomes, the less."""
-
-    def __init__(self):
-        self._describe(64, ("square",), None, 4)
-        self.options = {}
-
-    def _run(self, batch):
-        boxes, scores = np.zeros((len(batch), 1, 4), np.float32), np.zeros((len(batch), 1), np.float32)
-        for k, image in enumerate(batch):
-            y, x = np.nonzero(image[:, :, 0] > 200)
-            if len(x) > 20:
-                boxes[k, 0] = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) / 64
-                scores[k] = 0.9
-        return boxes, scores, (scores > 0).astype(np.int32)
 
 
 def test_tiles_find_objects_that_are_too_small_in_the_whole_image():

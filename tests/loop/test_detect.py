@@ -86,12 +86,13 @@ def test_results_are_written_as_they_come(workdir, tmp_path, monkeypatch):
         write_png(folder / f"{number:02}.png", tiny.Images()[3].image)
     batches = iter(range(2))
 
-    def detect(self, images, detect=Detector.__call__):
-        next(batches)
-        return detect(self, images)
+    def run(self, pixels, run=Detector._run):
+        if next(batches, None) is None:
+            raise RuntimeError("the device is lost")
+        return run(self, pixels)
 
-    monkeypatch.setattr(Detector, "__call__", detect)
-    with pytest.raises(StopIteration):
+    monkeypatch.setattr(Detector, "_run", run)
+    with pytest.raises(RuntimeError, match="the device is lost"):
         detect_images(workdir, [folder], out)
     records = json.loads((out / "detections.json").read_text())
     assert [record["drawing"] for record in records] == [f"{number:02}.png" for number in range(16)]

@@ -1,0 +1,213 @@
+"""Detection in many images, in parts that a stopped job goes on with."""
+
+import io
+import json
+import signal
+import tarfile
+
+import detect_kills
+import jax
+import pytest
+from bright import Bright, square
+
+from ssd_jax.inference.drawing import write_png
+from ssd_jax.loop import detect_many as module
+from ssd_jax.loop.detect_many import detect_many
+from ssd_jax.loop.image_lists import list_images
+
+COUNT = 23
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_detector", lambda workdir, **options: Bright())
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make 23 images in two folders, of which number 4 is damaged."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "b").mkdir()
+    for number in range(COUNT):
+        place = folder / "b" if number >= 10 else folder
+        write_png(place / f"{number:03}.png", square(number)[0])
+    (folder / "004.png").write_bytes(b"damaged")
+    (folder / "notes.md").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(folder):
+    return [f"{number:03}.png" for number in range(10)] + [f"b/{number:03}.png" for number in range(10, COUNT)]
+
+
+def rows(out):
+    return [json.loads(line) for part in sorted(out.glob("part-*.jsonl")) for line in part.read_text().splitlines()]
+
+
+def check(table, names):
+    """Compare the rows with what is drawn in the images of those names."""
+    assert [row["image"] for row in table] == names
+    for number, row in enumerate(table):
+        if number == 4:
+            assert row["error"].startswith("the file must be JPEG, PNG")
+        else:
+            assert (row["width"], row["height"]) == (64, 64)
+            (found,) = row["detections"]
+            assert (found["class"], found["label"], found["box"]) == ("square", 1, square(number)[1])
+
+
+def test_a_folder_becomes_parts_with_a_row_for_each_image(folder, names, tmp_path):
+    seen = []
+    done = detect_many("run", [folder], tmp_path, part_size=10, report=seen.append)
+    assert [path.name for path in sorted(tmp_path.glob("part*"))] == [f"part-0000{k}.jsonl" for k in range(3)]
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.glob("part*"))] == [10, 10, 3]
+    check(rows(tmp_path), [str(folder / name) for name in names])
+    assert (done.images, done.new, done.errors) == (COUNT, COUNT, 1)
+    assert [(progress.images, progress.new) for progress in seen] == [(10, 10), (20, 20), (23, 23)]
+
+
+def test_a_list_and_files_of_any_name(folder, names, tmp_path):
+    (tmp_path / "list.txt").write_bytes(
+        b"\n".join(str(folder / name).encode() for name in names[:20]) + b"\r\n\n/no/such/image.jpg\n"
+    )
+    inputs = [tmp_path / "list.txt", *(folder / name for name in names[20:]), tmp_path / "gone.png"]
+    with pytest.raises(FileNotFoundError, match=r"no such image, folder, list, tar or table: .*gone\.png"):
+        detect_many("run", inputs, tmp_path / "out")
+    detect_many("run", inputs[:-1], tmp_path / "out")
+    table = rows(tmp_path / "out")
+    assert table.pop(20) == {"image": "/no/such/image.jpg", "error": "No such file or directory"}
+    check(table, [str(folder / name) for name in names])
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+def test_a_tar_is_read_as_a_stream(folder, names, tmp_path, name):
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as tar:
+        for image in names:
+            tar.add(folder / image, image)
+            label = tarfile.TarInfo(image.replace(".png", ".cls"))
+            tar.addfile(label, io.BytesIO())
+    detect_many("run", [tmp_path / name], tmp_path / "out", part_size=7)
+    check(rows(tmp_path / "out"), [f"{tmp_path / name}/{image}" for image in names])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "unnamed"])
+def test_parquet_in_and_out(folder, names, tmp_path, kind):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = [(folder / name).read_bytes() for name in names]
+    columns = {
+        "bytes": {"png": files, "image_id": names, "label": list(range(COUNT))},
+        "struct": {"image": [{"bytes": file, "path": name} for file, name in zip(files, names, strict=True)]},
+        "unnamed": {"png": files},
+    }[kind]
+    table = tmp_path / "table.parquet"
+    parquet.write_table(arrow.table(columns), table, row_group_size=8)
+    out = tmp_path / "out"
+    detect_many("run", [table], out, format="parquet", part_size=10)
+    (out / "part-00001.parquet").unlink()
+    assert detect_many("run", [table], out, format="parquet", part_size=10).new == 10
+    parts = [parquet.read_table(part).to_pylist() for part in sorted(out.glob("part-*.parquet"))]
+    assert [len(part) for part in parts] == [10, 10, 3]
+    check(
+        [row for part in parts for row in part],
+        [f"{table}:{row}" for row in range(COUNT)] if kind == "unnamed" else names,
+    )
+
+
+def test_images_that_are_not_wanted_are_not_read(folder, tmp_path):
+    numbers = [number for number, _ in list_images([folder], lambda number: number % 5 == 3)]
+    assert numbers == [3, 8, 13, 18]
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("after", [0, 9, 10, 11, 19, 22])
+def test_a_stopped_job_repeats_at_most_one_part_and_no_row(folder, names, tmp_path, monkeypatch, after):
+    counted = iter(range(after))
+
+    def decode(image, decode=module.decode_image):
+        if next(counted, None) is None:
+            raise Stop
+        return decode(image)
+
+    monkeypatch.setattr(module, "decode_image", decode)
+    with pytest.raises(Stop):
+        detect_many("run", [folder], tmp_path, part_size=5)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("part*")}
+    assert len(kept) in (after // 5, after // 5 - 1)  # the part that was just filled is written with the next row
+    monkeypatch.undo()
+    done = detect_many("run", [folder], tmp_path, part_size=5)
+    assert done.new == COUNT - 5 * len(kept)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    check(rows(tmp_path), [str(folder / name) for name in names])
+    assert detect_many("run", [folder], tmp_path, part_size=5).new == 0
+
+
+def test_a_folder_of_another_job_is_refused(folder, tmp_path):
+    detect_many("run", [folder], tmp_path, part_size=10)
+    job = (tmp_path / "job.json").read_bytes()
+    for changes, message in (
+        ({"part_size": 9}, "a job must go on with part_size 10; got 9: choose another folder"),
+        ({"score": 0.5}, "a job must go on with score 0.4; got 0.5"),
+        ({"step": 8}, "a job must go on with step 7; got 8"),
+        ({"format": "parquet"}, "a job must go on with format 'jsonl'; got 'parquet'"),
+    ):
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
+        with pytest.raises(ValueError, match=message):
+            detect_many("run", [folder], tmp_path, **{"part_size": 10} | changes)
+    (folder / "b" / "new.png").write_bytes(b"")
+    try:
+        with pytest.raises(ValueError, match="a job must go on with the same images; got others"):
+            detect_many("run", [folder], tmp_path, part_size=10)
+    finally:
+        (folder / "b" / "new.png").unlink()
+    assert (tmp_path / "job.json").read_bytes() == job
+    (tmp_path / "job.json").write_text("[]")
+    with pytest.raises(ValueError, match="a job must be a JSON object; got list"):
+        detect_many("run", [folder], tmp_path, part_size=10)
+
+
+def test_a_file_system_that_fails_ends_the_job_and_a_missing_image_does_not(folder, tmp_path, monkeypatch):
+    def decode(image):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module, "decode_image", decode)
+    with pytest.raises(OSError, match="Input/output error"):
+        detect_many("run", [folder], tmp_path)
+    assert not list(tmp_path.glob("part*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tar", b"no tar, but long enough to be one" * 40, r"a\.tar: must be a tar; got"),
+        ("a.parquet", b"no table", r"a\.parquet: must be a Parquet table; got"),
+    ],
+)
+def test_a_damaged_container_is_one_line(tmp_path, name, content, message):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        detect_many("run", [tmp_path / name], tmp_path / "out")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_table_without_images_is_refused(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"must have one column of encoded images; got \['a'\]"):
+        detect_many("run", [tmp_path / "a.parquet"], tmp_path / "out")
+
+
+def test_a_killed_job_ends_with_each_image_once(workdir):
+    """`detect_kills.py` does this at length."""
+    hits, problems = detect_kills.interrupted(
+        workdir, images=60, part_size=10, signals=[signal.SIGKILL], cache=jax.config.jax_compilation_cache_dir
+    )
+    assert (hits, problems) == (1, [])
