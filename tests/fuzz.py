@@ -256,6 +256,111 @@ def read_voc(path: Path) -> Any:
     return example
 
 
+def yolo_files() -> list[bytes]:
+    """Write labels of YOLO: boxes, polygons, none."""
+    return [b"0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.05 0.1\n", b"1 0.1 0.1 0.5 0.1 0.5 0.6 0.2 0.8\n", b""]
+
+
+def yolo_configs() -> list[bytes]:
+    """Write a `data.yaml` with names as a list, and as an object."""
+    listed = "path: .\ntrain: images\nval: [images, ./images]\nnc: 2\nnames: ['dog', 'cat']\n"
+    numbered = "# cells\ntrain: ../images\nval: list.txt\nnames:\n  0: dog\n  1: cat\n"
+    return [listed.encode(), numbered.encode()]
+
+
+def write_yolo(folder: Path) -> None:
+    """Write the rest of a folder in YOLO's layout."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    write_images(folder / "images")
+    (folder / "labels" / "a.txt").write_bytes(yolo_files()[0])
+    (folder / "labels" / "b.txt").write_bytes(yolo_files()[1])
+    (folder / "list.txt").write_text("./images/a.png\nimages/b.png\n")
+    (folder / "data.yaml").write_bytes(yolo_configs()[0])
+
+
+def read_any(path: Path) -> Any:
+    """Open the folder of an annotation file, whatever format is left of it, and read its images."""
+    from ssd_jax.data import open_source
+
+    root = next(parent for parent in path.parents if (parent / "root").exists())
+    return list(open_source("auto", "all", root=root))
+
+
+def with_images(write: Callable[[Path], None] = write_images) -> Callable[[Path], None]:
+    """Mark a folder as the root of a dataset, and write images, or what else is given, into it."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "root").touch()
+        write(folder)
+
+    return prepare
+
+
+def csv_files() -> list[bytes]:
+    """Write CSV files: TensorFlow's, one with other names and separators, and Open Images'."""
+    rows = "a.png,32,24,dog,1,2,12.5,9\nb.png,32,24,cat,0,0,32,24\n"
+    columns = "ImageID,Source,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
+    return [
+        f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}".encode(),
+        b'\xef\xbb\xbfimage;x1;y1;x2;y2;label\r\n"a.png";1;2;12;9;"dog"\r\n',
+        f"{columns}a,x,/m/1,0.1,0.5,0.2,0.6,1\nb,x,/m/2,0,1,0,1,0\n".encode(),
+    ]
+
+
+def labelme_files() -> list[bytes]:
+    """Write LabelMe files: a rectangle, other shapes, and one with its image in it."""
+    import base64
+
+    import cv2
+    import numpy as np
+
+    png = base64.b64encode(cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()).decode()
+    shape = {"label": "dog", "points": [[1, 2], [12.5, 9]], "shape_type": "rectangle", "flags": {}}
+    usual = {"shapes": [shape], "imagePath": "a.png", "imageData": None, "imageHeight": 24, "imageWidth": 32}
+    polygon = {"label": "cat", "points": [[1, 2], [9, 2], [4, 8]], "shape_type": "polygon"}
+    others = usual | {"shapes": [polygon, shape | {"shape_type": "circle"}, shape | {"shape_type": "point"}]}
+    inside = {"shapes": [shape], "imagePath": "lost.png", "imageData": png}
+    return [json.dumps(data, indent=2).encode() for data in (usual, others, inside)]
+
+
+def cvat_files() -> list[bytes]:
+    """Write files of CVAT: boxes, and other shapes."""
+    place = 'label="dog" occluded="0" xtl="1" ytl="2" xbr="12.5" ybr="9"'
+    box = f'<box {place}/><box {place} rotation="30"><attribute name="x">y</attribute></box>'
+    others = '<polygon label="cat" points="1,2;9,2;4,8"/><ellipse label="cat" cx="9" cy="9" rx="4" ry="2"/>'
+    labels = "<label><name>dog</name></label><label><name>cat</name></label>"
+    image = '<image id="0" name="{}.png" subset="Train" width="32" height="24">{}</image>'
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    bodies = (meta + image.format("a", box) + image.format("b", ""), image.format("a", others))
+    return [f"<annotations>{body}</annotations>".encode() for body in bodies]
+
+
+def label_studio_files() -> list[bytes]:
+    """Write exports of Label Studio: a full one, a full one with other shapes, a minimal one."""
+    value = {"x": 25, "y": 50, "width": 25.0, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+    sides = {"original_width": 32, "original_height": 24}
+    others = [
+        {"ellipselabels": ["cat"], "x": 50, "y": 50, "radiusX": 25, "radiusY": 12.5},
+        {"polygonlabels": ["cat"], "points": [[25, 50], [50, 75], [50, 50]]},
+        value | {"rotation": 30},
+    ]
+
+    def task(name: str, values: list[dict[str, Any]]) -> dict[str, Any]:
+        results = [{"type": "rectanglelabels", "value": v} | sides for v in values]
+        annotation = {"id": 1, "was_cancelled": False, "result": results}
+        return {"id": 1, "data": {"image": f"/data/upload/1/{name}.png"}, "annotations": [annotation]}
+
+    full, turned = [task("a", [value]), task("b", [])], [task("0123abcd-a", others)]
+    least = [{"id": 1, "image": "/data/local-files/?d=x/a.png", "label": [value | sides]}]
+    return [json.dumps(data).encode() for data in (full, turned, least)]
+
+
+def box_lists() -> list[bytes]:
+    """Write lists of boxes: with commas, and with spaces."""
+    return [b"a.png 1,2,12,9,0 3,4,9,9,1\nb.png\n", b"a.png 1 2 12 9 1\nb.png 1 2 3.5 4 0 5 6 7 8 0\n"]
+
+
 def log_files() -> list[bytes]:
     """Write the `metrics.jsonl` of a run, and that of one that was killed in the middle of a line."""
     rows = [{"step": step, "loss": 1 / step, "images_per_second": None} for step in range(1, 9)]
@@ -304,6 +409,38 @@ TARGETS: dict[str, Target] = {
     "voc_xml": Target(
         seeds=voc_files, read=read_voc, mutations=mutations.TEXT, file="Annotations/a.xml", prepare=write_voc
     ),
+    "yolo_txt": Target(
+        seeds=yolo_files,
+        read=read_any,
+        mutations=mutations.TEXT,
+        file="labels/c.txt",
+        prepare=with_images(write_yolo),
+    ),
+    "yolo_yaml": Target(
+        seeds=yolo_configs,
+        read=read_any,
+        mutations=mutations.TEXT,
+        file="data.yaml",
+        prepare=with_images(write_yolo),
+        names_file=False,  # damage may leave no configuration: then the folder has no meaning, or another one
+    ),
+    **{
+        name: Target(
+            seeds=seeds,
+            read=read_any,
+            mutations=(*mutations.TEXT, *[mutations.change_json] * (6 if file.endswith(".json") else 0)),
+            file=file,
+            prepare=with_images(),
+            names_file=False,  # damage may leave nothing of the format: then the folder has no annotations
+        )
+        for name, seeds, file in (
+            ("csv", csv_files, "labels.csv"),
+            ("labelme", labelme_files, "a.json"),
+            ("cvat", cvat_files, "annotations.xml"),
+            ("label_studio", label_studio_files, "export.json"),
+            ("box_list", box_lists, "train.txt"),
+        )
+    },
     "metrics_jsonl": Target(seeds=log_files, read=read_log, mutations=mutations.TEXT, file="metrics.jsonl"),
     "description": Target(
         seeds=lambda: [json.dumps(DESCRIPTION).encode()],

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,11 @@ class Annotated(NamedTuple):
     size: tuple[int, int] | None  # (height, width) that the annotation gives, if it does
     objects: Sequence[Object]
     fractions: bool = False  # whether corners are fractions of the image's sides, and not pixels
+    load: Callable[[], bytes] | None = None  # gives the image, where it is not the file `path`
+
+    def read(self) -> bytes:
+        """Read the image; b"" where that fails, with a warning."""
+        return read(self.path) if self.load is None else self.load()
 
 
 class AnnotatedImages(Source):
@@ -87,7 +92,7 @@ class AnnotatedImages(Source):
         return len(self._annotated)
 
     def __getitem__(self, index: int) -> Example:
-        return dataclasses.replace(self.annotation(index), image=read(self._annotated[index].path))
+        return dataclasses.replace(self.annotation(index), image=self._annotated[index].read())
 
     def annotation(self, index: int) -> Example:
         """Return an example without reading its image, which is b""."""
@@ -157,7 +162,7 @@ def _scale(annotated: Annotated, options: ReadOptions) -> tuple[int, int]:
         height, width = annotated.size
         return width, height
     try:
-        height, width = decoded_size(read(annotated.path), options=options)
+        height, width = decoded_size(annotated.read(), options=options)
     except UnreadableImage as error:
         raise ValueError(
             f"{annotated.path}: must be readable, since its annotation has no size; got {error}"

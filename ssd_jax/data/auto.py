@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ssd_jax.data.box_list import read_box_list
 from ssd_jax.data.box_table import some
 from ssd_jax.data.coco import read_coco
+from ssd_jax.data.csv_boxes import read_csv
+from ssd_jax.data.cvat import read_cvat
 from ssd_jax.data.example import Source
 from ssd_jax.data.folder import Folder, suffix
+from ssd_jax.data.hugging_face import read_hugging_face
 from ssd_jax.data.image import DEFAULTS, ReadOptions
+from ssd_jax.data.label_studio import read_label_studio
+from ssd_jax.data.labelme import read_labelme
 from ssd_jax.data.random_cut import random_cut
 from ssd_jax.data.reading import MAIN_SPLITS, Reading, difference, join_readings
 from ssd_jax.data.voc import read_voc
@@ -21,7 +27,13 @@ logger = logging.getLogger("ssd_jax")
 READERS: dict[str, Callable[..., Reading | None]] = {
     "voc": read_voc,
     "coco": read_coco,
+    "cvat": read_cvat,
+    "labelme": read_labelme,
+    "label_studio": read_label_studio,
+    "csv": read_csv,
     "yolo": read_yolo,
+    "box_list": read_box_list,
+    "hugging_face": read_hugging_face,
 }
 # What the names mean in a folder that names no splits: parts of `random_order`.
 DEFAULT_SPLITS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
@@ -179,6 +191,10 @@ def _only(folder: Folder, readings: Sequence[Reading]) -> Reading:
                 f"{what}; choose with data.source={first.kind} or data.source={other.kind}, or name the folder of one"
             )
         first.notes.append(f"{other.title} in {other.where} says the same")
+        if not first.splits and other.splits:
+            places = {image: index for index, image in enumerate(first.images)}
+            named = {name: [other.images[i] for i in indices] for name, indices in other.splits.items()}
+            first.splits = {name: [places[i] for i in images if i in places] for name, images in named.items()}
     return first
 
 

@@ -10,7 +10,7 @@ from ssd_jax.data.formats import EXTENSIONS
 MOST_FILES = 5_000_000  # so that the root of a disk, named by mistake, is noticed
 # Words in the names of folders and files that name a split.
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("train", "training", "trainset", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }

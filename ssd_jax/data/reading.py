@@ -153,6 +153,7 @@ def annotated_reading(
         if strict or not annotated:
             raise FileNotFoundError(f"{place}: every annotation must have an image; {found}")
         warnings.append(f"{place}: annotations without an image were left out: {found}")
+        notes = [*notes, f"{plural(len(missing), 'annotation')} without an image left out"]
     if not class_names:
         raise ValueError(f"{place}: the annotations must have an object, to find the classes; got none")
 

@@ -17,13 +17,9 @@ from ssd_jax.data.formats import EXTENSIONS
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.reading import Reading, annotated_reading, files_text, plural
 from ssd_jax.data.text_files import read_lines
-from ssd_jax.files import read_bytes
+from ssd_jax.data.xml_files import read_xml, root_tag
 
 logger = logging.getLogger("ssd_jax")
-
-# What is written under names of encodings that Python does not know, or takes for smaller ones. Every text is cp1252.
-ENCODINGS = {"gb2312": ("gb18030", "utf-8"), "gbk": ("gb18030", "utf-8"), "ansi": ("utf-8", "cp1252")}
-INCORRECT_ENCODING = 19  # expat's error for UTF-8 that is declared as UTF-16, as some .NET programs write it
 
 
 class Annotation(NamedTuple):
@@ -113,39 +109,12 @@ def parse(path: Path, options: ReadOptions = DEFAULTS) -> Annotation:
       FileNotFoundError: the file cannot be read.
       ValueError: it is no XML, or breaks a rule of VOC's.
     """
-    try:
-        root = _parse_xml(read_bytes(path, most=options.max_annotation_bytes), path)
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}") from None
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]  # without its namespace
+    root = read_xml(path, options.max_annotation_bytes)
     objects = [_parse_object(element, path) for element in root.iterfind("object")]
     if not objects and root.tag != "annotation":
         raise ValueError(f"{path}: the root must be <annotation>; got <{root.tag}>")
     width, height = (int(_number(root, f"size/{side}", path, default=0)) for side in ("width", "height"))
     return Annotation(width, height, objects, root.findtext("filename", "").strip())
-
-
-def _parse_xml(content: bytes, path: Path) -> ElementTree.Element:
-    encodings = ()
-    try:
-        return ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        if error.code != INCORRECT_ENCODING:
-            raise ValueError(f"{path}: the file must be well-formed XML; got {error}") from None
-        encodings = ("utf-8",)
-    except (LookupError, ValueError):  # expat knows few encodings, and none with several bytes for a letter but UTF
-        pass
-    declared = re.search(rb"""encoding\s*=\s*["']([\w.:-]*)""", content[:200])
-    name = declared[1].decode() if declared else ""
-    for encoding in encodings or ENCODINGS.get(name.lower(), (name, "utf-8")):
-        try:
-            return ElementTree.fromstring(content.decode(encoding))
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{path}: the file must be well-formed XML; got {error}") from None
-        except (LookupError, ValueError):
-            continue
-    raise ValueError(f"{path}: the file must be in the encoding that it declares; got {name!r}")
 
 
 def _parse_object(element: ElementTree.Element, path: Path) -> Object:
@@ -285,22 +254,10 @@ def read_voc(
 
 def _annotation_files(folder: Folder) -> list[str]:
     """Return the XML files whose root is <annotation>, and those beside such files whose root cannot be told."""
-    roots = {file: _root_tag(folder.path(file)) for file in folder.of_kind(".xml")}
+    roots = {file: root_tag(folder.path(file)) for file in folder.of_kind(".xml")}
     folders = {os.path.dirname(file) for file, root in roots.items() if root == "annotation"}
     beside = {file for file, root in roots.items() if not root and os.path.dirname(file) in folders}
     return [file for file, root in roots.items() if root == "annotation" or file in beside]
-
-
-def _root_tag(path: Path) -> str:
-    """Return the name of the root element, without its namespace; "" if the start of the file does not tell."""
-    if not path.is_file():  # a pipe would block
-        return ""
-    with path.open("rb") as file:
-        head = file.read(4000)
-    no_elements = rb"<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^>[]*(\[.*?\])?\s*>"
-    head = re.sub(no_elements, b"", head.replace(b"\0", b""), flags=re.DOTALL)
-    found = re.search(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)", head)
-    return found[1].decode() if found else ""
 
 
 def _listed_splits(folder: Folder, places: dict[str, int], options: ReadOptions) -> dict[str, list[int]]:

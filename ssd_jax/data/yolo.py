@@ -311,7 +311,7 @@ def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | 
         return None
     image_folders = {os.path.dirname(image) for image in labels}
     chosen = [image for image in folder.images if os.path.dirname(image) in image_folders]
-    names, names_file = _names_file(folder, folders)
+    names, where_names = names_file(folder, folders)
     annotated = [_annotated(folder, image, labels.get(image), names, options) for image in chosen]
     if names is None:
         numbers = max((int(o.name) for a in annotated for o in a.objects), default=-1) + 1
@@ -321,7 +321,7 @@ def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | 
     stems = {file for file in folder.of_kind(".txt") if os.path.dirname(file) in folders}
     alone = sorted(f for f in stems - labels.keys() - set(labels.values()) if _looks_like_labels(folder.path(f)))
     without = len(chosen) - len(labels)
-    notes = [f"class names in {names_file}"] if names_file else []
+    notes = [f"class names in {where_names}"] if where_names else []
     notes += [f"{plural(without, 'image')} without a label file are background"] if without else []
     return annotated_reading(
         "yolo",
@@ -361,7 +361,7 @@ def _looks_like_labels(path: Path) -> bool:
     return kind == int(kind) >= 0 and len(numbers) >= 4 and all(-0.5 <= number <= 1.5 for number in numbers)
 
 
-def _names_file(folder: Folder, folders: set[str]) -> tuple[dict[int, str] | None, str]:
+def names_file(folder: Folder, folders: set[str]) -> tuple[dict[int, str] | None, str]:
     """Return the class names of the file of names that is nearest to the labels, and that file; None if none is."""
     found = [
         file for file in folder.files if PurePosixPath(file).name.lower() in NAMES_FILES or suffix(file) == ".names"

@@ -1,5 +1,6 @@
 """Writers of datasets in every layout that `auto` reads, from the images of a source."""
 
+import base64
 import json
 
 import cv2
@@ -189,6 +190,143 @@ def yolo_polygons(root, source):
     write_text(root / "data.yaml", f"train: images\nval: images\nnames: {list(source.class_names)}\n")
 
 
+def csv_lines(source, examples, names):
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax\n"]
+    for name, example in zip(names, examples, strict=True):
+        height, width = example.image.shape[:2]
+        rows = [f"{kind},{','.join(map(str, corners))}" for kind, corners in objects(source, example)]
+        lines += [f"{name},{width},{height},{row}\n" for row in rows or [",,,,"]]
+    return "".join(lines)
+
+
+def csv_tensorflow(root, source):
+    for part, split in enumerate(("train", "test")):
+        examples = [example for i, example in enumerate(source) if i % 2 == part]
+        names = [f"{split}_{i}.png" for i in range(len(examples))]
+        for name, example in zip(names, examples, strict=True):
+            write_image(root / "images" / name, example.image)
+        write_text(root / "data" / f"{split}_labels.csv", csv_lines(source, examples, names))
+
+
+def csv_open_images(root, source):
+    """Only images with boxes have rows, so the others are not in the dataset."""
+    lines = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"]
+    for i, example in enumerate(source):
+        write_image(root / "validation" / f"{i:016x}.png", example.image)
+        for label, (x0, y0, x1, y1) in zip(example.labels, example.boxes.tolist(), strict=True):
+            lines.append(f"{i:016x},xclick,/m/0{label},1,{x0},{x1},{y0},{y1},0,0,0\n")
+        if not len(example.boxes):
+            lines.append(f"{i:016x},,,,,,,,,,\n")
+    write_text(root / "validation-annotations-bbox.csv", "".join(lines))
+    rows = [f"/m/0{k},{name}\n" for k, name in enumerate(source.class_names, start=1)]
+    write_text(root / "class-descriptions-boxable.csv", "".join(rows))
+
+
+def labelme(root, source):
+    """Rectangles from any corner to the opposite one, polygons, and a point."""
+    for i, example in enumerate(source):
+        height, width = example.image.shape[:2]
+        write_image(root / f"{i}.png", example.image)
+        shapes = [{"label": "spot", "shape_type": "point", "points": [[1, 1]]}]
+        for k, (name, (x0, y0, x1, y1)) in enumerate(objects(source, example)):
+            points = [[x1, y0], [x0, y1]] if k % 2 else [[x0, y0], [x1, (y0 + y1) / 2], [(x0 + x1) / 2, y1]]
+            shapes.append({"label": name, "points": points, "shape_type": "rectangle" if k % 2 else "polygon"})
+        data = {"version": "5.0", "shapes": shapes, "imagePath": f"..\\x\\{i}.png", "imageData": None}
+        write_text(root / f"{i}.json", json.dumps(data | {"imageHeight": height, "imageWidth": width}))
+
+
+def labelme_embedded(root, source):
+    for i, example in enumerate(source):
+        png = cv2.imencode(".png", example.image[:, :, ::-1])[1].tobytes()
+        shapes = [
+            {"label": name, "points": [[x0, y0], [x1, y1]], "shape_type": "rectangle"}
+            for name, (x0, y0, x1, y1) in objects(source, example)
+        ]
+        data = {"shapes": shapes, "imagePath": f"{i}.png", "imageData": base64.b64encode(png).decode()}
+        write_text(root / f"{i}.json", json.dumps(data))
+
+
+def cvat(root, source):
+    images = []
+    for i, example in enumerate(source):
+        height, width = example.image.shape[:2]
+        write_image(root / "images" / f"{i}.png", example.image)
+        shapes = ['<polyline label="bright" points="1,1;2,2"/>']
+        for k, (name, (x0, y0, x1, y1)) in enumerate(objects(source, example)):
+            if k == 0:
+                shapes.append(f'<box label="{name}" occluded="0" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}"/>')
+            elif k == 1:
+                shapes.append(f'<polygon label="{name}" points="{x0},{y0};{x1},{y0};{x1},{y1};{x0},{y1}"/>')
+            else:
+                place = f'cx="{(x0 + x1) / 2}" cy="{(y0 + y1) / 2}" rx="{(x1 - x0) / 2}" ry="{(y1 - y0) / 2}"'
+                shapes.append(f'<ellipse label="{name}" {place}/>')
+        subset = "Validation" if i % 2 else "Train"
+        images.append(
+            f'<image id="{i}" name="{i}.png" subset="{subset}" width="{width}" height="{height}">'
+            + "".join(shapes)
+            + "</image>"
+        )
+    labels = "".join(f"<label><name>{name}</name></label>" for name in source.class_names)
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    write_text(root / "annotations.xml", f"<annotations><version>1.1</version>{meta}{''.join(images)}</annotations>")
+
+
+def label_studio_results(source, example):
+    height, width = example.image.shape[:2]
+    sides = {"original_width": width, "original_height": height}
+    for (name, _), (x0, y0, x1, y1) in zip(objects(source, example), 100 * example.boxes.astype(float), strict=True):
+        box = {"x": float(x0), "y": float(y0), "width": float(x1 - x0), "height": float(y1 - y0), "rotation": 0}
+        yield sides, box | {"rectanglelabels": [name]}
+
+
+def label_studio(root, source):
+    tasks = []
+    for i, example in enumerate(source):
+        write_image(root / "images" / f"{i:08x}-my cat {i}.png", example.image)
+        results = [
+            sides
+            | {"id": f"r{k}", "type": "rectanglelabels", "value": value, "from_name": "label", "to_name": "image"}
+            for k, (sides, value) in enumerate(label_studio_results(source, example))
+        ]
+        cancelled = {"was_cancelled": True, "result": []}
+        tasks.append(
+            {
+                "id": i,
+                "annotations": [{"id": 1, "was_cancelled": False, "result": results}, cancelled],
+                "file_upload": f"{i:08x}-my_cat.png",
+                "data": {"image": f"/data/upload/1/{i:08x}-my%20cat%20{i}.png"},
+                "predictions": [],
+            }
+        )
+    tasks.append({"id": 99, "annotations": [], "data": {"image": "/data/upload/1/never-labelled.png"}})
+    write_text(root / "project-1.json", json.dumps(tasks))
+
+
+def label_studio_min(root, source):
+    """The images have the names that they had before they were uploaded."""
+    tasks = []
+    for i, example in enumerate(source):
+        write_image(root / f"cat {i}.png", example.image)
+        labels = [sides | value for sides, value in label_studio_results(source, example)]
+        tasks.append({"id": i, "image": f"/data/upload/1/{i:08x}-cat {i}.png", "label": labels})
+    write_text(root / "min.json", json.dumps(tasks))
+
+
+def box_list(root, source):
+    for part, split in enumerate(("train", "test")):
+        lines = []
+        for i, example in enumerate(source):
+            if i % 2 == part:
+                write_image(root / "images" / f"my cat {i}.png", example.image)
+                boxes = [
+                    ",".join(map(str, [*corners, source.class_names.index(name)]))
+                    for name, corners in objects(source, example)
+                ]
+                lines.append(" ".join([f"images/my cat {i}.png", *boxes]) + "\n")
+        write_text(root / f"{split}.txt", "".join(lines))
+    write_text(root / "classes.txt", "".join(f"{name}\n" for name in source.class_names))
+
+
 def folders_of_datasets(root, source):
     class Part:
         class_names = source.class_names
@@ -225,5 +363,13 @@ LAYOUTS = {
     "YOLO Roboflow": (yolo_roboflow, "yolo", {"train", "val"}),
     "YOLO beside": (yolo_beside, "yolo", set()),
     "YOLO polygons": (yolo_polygons, "yolo", {"train", "val"}),
+    "CSV": (csv_tensorflow, "csv", {"train", "test"}),
+    "CSV Open Images": (csv_open_images, "csv", {"val"}),
+    "LabelMe": (labelme, "labelme", set()),
+    "LabelMe embedded": (labelme_embedded, "labelme", set()),
+    "CVAT": (cvat, "cvat", {"train", "val"}),
+    "Label Studio": (label_studio, "label_studio", set()),
+    "Label Studio minimal": (label_studio_min, "label_studio", set()),
+    "list of boxes": (box_list, "box_list", {"train", "test"}),
     "folders": (folders_of_datasets, "auto", {"train", "val", "train2017", "val2017"}),
 }

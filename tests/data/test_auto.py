@@ -157,7 +157,7 @@ def test_a_folder_without_annotations(tmp_path):
     with pytest.raises(ValueError) as error:
         describe_folder(tmp_path)
     one_line(
-        error, "the annotations must be of a format that is known (voc, coco, yolo", "got 1 images and files .md"
+        error, "the annotations must be of a format that is known (voc, coco, cvat", "got 1 images and files .md"
     )
 
 
