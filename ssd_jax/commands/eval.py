@@ -33,5 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         print(f"written to {write_results(evaluation, options.workdir)}")  # last: the workdir may be read-only
         if options.report:
-            page = write_run_page(options.workdir, split=options.split, record=evaluation.record)
+            page = write_run_page(
+                options.workdir, split=options.split, record=evaluation.record, source=evaluation.source
+            )
             print(f"written to {page}")

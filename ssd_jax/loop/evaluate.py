@@ -39,6 +39,7 @@ class Evaluation(NamedTuple):
     results: Results
     coco: COCOMetric | None = None  # with all detections, for a COCO dataset
     record: Record | None = None  # ground truth and detections of every image, for reports
+    source: Source | None = None  # the dataset, where a checkpoint was evaluated
 
 
 class Evaluator:
@@ -277,7 +278,7 @@ def evaluate_checkpoint(
     evaluation = Evaluator(detector.model, source, config)(put_on_devices(detector.variables))
     if np.isnan(evaluation.results["mAP"]):
         logger.warning(NO_OBJECT, split)
-    return evaluation._replace(results={"split": split, "step": detector.step} | evaluation.results)
+    return evaluation._replace(results={"split": split, "step": detector.step} | evaluation.results, source=source)
 
 
 def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:

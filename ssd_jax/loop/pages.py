@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from ssd_jax.command import Parser, command
+from ssd_jax.data import Source
 from ssd_jax.loop.build import open_split
 from ssd_jax.loop.log import read_log
 from ssd_jax.loop.workdir import load_config, split_name
+from ssd_jax.report.analysis import analyse
 from ssd_jax.report.compare import write_comparison
-from ssd_jax.report.evaluation import ImageLoader, analyse, write_page
+from ssd_jax.report.evaluation import ImageLoader, write_page
 from ssd_jax.report.record import Record, load_record
 
 
@@ -20,14 +22,16 @@ def write_run_page(
     split: str | None = None,
     out: str | Path | None = None,
     record: Record | None = None,
+    source: Source | None = None,
 ) -> Path:
-    """Write the evaluation page of a run.
+    """Write the evaluation page of a run, and beside it its numbers as JSON.
 
     Args:
       workdir: of a run that was evaluated on the split by `ssd-jax eval`.
       split: the default is the config's `data.eval`.
       out: the HTML file; the default is `report_SPLIT.html` in the workdir.
       record: what the evaluation saw; it is read from the workdir by default.
+      source: the dataset of the evaluation; it is opened as the config says by default.
 
     Returns:
       the path of the page.
@@ -42,7 +46,7 @@ def write_run_page(
     write_page(
         path,
         analyse(record),
-        image_loader(workdir, split, record),
+        image_loader(workdir, split, record, source=source),
         title=Path(workdir).resolve().name,
         subtitle=f"Evaluated on the split {split}.",
         history=read_log(Path(workdir)),
@@ -85,9 +89,9 @@ def evaluated(workdir: str | Path, split: str) -> Record:
     return load_record(path)
 
 
-def image_loader(workdir: str | Path, split: str, record: Record) -> ImageLoader:
-    """Return a function that decodes an image of a record by its index, from the dataset of the run."""
-    source = open_split(load_config(workdir).data, split, class_names=record.class_names)
+def image_loader(workdir: str | Path, split: str, record: Record, *, source: Source | None = None) -> ImageLoader:
+    """Return a function that decodes an image of a record by its index, from `source` or else the run's dataset."""
+    source = source or open_split(load_config(workdir).data, split, class_names=record.class_names)
     if len(record.places) and np.max(record.places) >= len(source):
         raise ValueError(f"{workdir}: the split {split} must be that of the evaluation; got {len(source)} images")
 

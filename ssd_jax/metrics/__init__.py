@@ -13,12 +13,21 @@ from ssd_jax.metrics.curves import (
 )
 from ssd_jax.metrics.errors import (
     Errors,
+    RecallBin,
     SizeBin,
     confusion_matrix,
     find_errors,
     missed_without_prior,
     recall_by_size,
+    recall_in_bins,
     suspect_annotations,
+)
+from ssd_jax.metrics.places import (
+    PositionCounts,
+    count_by_class,
+    count_by_position,
+    recall_by_number,
+    recall_by_overlap,
 )
 from ssd_jax.metrics.voc import COCO_IOU_THRESHOLDS, VOCMetric, VOCResult
 
@@ -30,18 +39,25 @@ __all__ = [
     "COCOTruth",
     "Curve",
     "Errors",
+    "PositionCounts",
+    "RecallBin",
     "SizeBin",
     "VOCMetric",
     "VOCResult",
     "average_recall",
     "best_f1",
     "confusion_matrix",
+    "count_by_class",
+    "count_by_position",
     "find_errors",
     "missed_without_prior",
     "precision_at_recall",
     "precision_recall",
     "precision_recall_at",
     "recall_at_precision",
+    "recall_by_number",
+    "recall_by_overlap",
     "recall_by_size",
+    "recall_in_bins",
     "suspect_annotations",
 ]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 POINTS = 0.1 * np.arange(11)  # the recalls of the 11-point interpolation, as floats: see `eleven_point`
 
@@ -32,24 +33,49 @@ class Ranking:
         Returns:
           float64 [R]; nan where a resample has no object of the class.
         """
-        weights = np.asarray(weights, np.float32)
-        objects = weights @ self.objects.astype(np.float32)  # [R]
-        counted = weights[:, self.image]  # [R, d]
-        found = np.cumsum(counted * self.correct, axis=1, dtype=np.float64)  # [R, d] correct up to each detection
-        precision = found / np.maximum(np.cumsum(counted, axis=1, dtype=np.float64), 1)  # [R, d]
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # [R, d] at this recall or more
+        return self.average_precisions(weights, (interpolation,))[0]
+
+    def average_precisions(self, weights: np.ndarray, interpolations: Sequence[str]) -> np.ndarray:
+        """Return what `average_precision` does, for several interpolations at once: [interpolations, R].
+
+        The best precision at a recall or a higher one is that after a true positive. So all that counts of the false
+        positives is how many stand before each of the T true positives.
+        """
+        images = np.transpose(np.asarray(weights, np.float32))  # [N, R]
+        objects = self.objects.astype(np.float32) @ images  # [R]
+        place = np.flatnonzero(self.correct)  # [T]
+        wrong = np.flatnonzero(~self.correct)
+        gap = np.searchsorted(place, wrong)  # the true positive that a false one stands before
+        wrong, gap = wrong[gap < len(place)], gap[gap < len(place)]
+        ones = np.ones(len(wrong), np.float32)
+        gaps = csr_array((ones, (gap, self.image[wrong])), shape=(len(place), len(self.objects)))
+        steps = images[self.image[place]].astype(np.float64)  # [T, R] how often each true positive counts
+        found = np.cumsum(steps, axis=0)  # [T, R]
+        counted = found + np.cumsum(gaps @ images, axis=0, dtype=np.float64)  # [T, R]
+        precision = found / np.maximum(counted, 1)
+        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]  # [T, R] at this recall or more
         with np.errstate(invalid="ignore", divide="ignore"):
-            if interpolation == "area":
-                steps = np.diff(found, axis=1, prepend=0)  # [R, d]
-                return np.where(objects > 0, np.sum(steps * best, axis=1) / objects, np.nan)
-            recall = found / objects[:, None]  # [R, d]
-        total = np.zeros(len(weights))
-        rows = np.arange(len(weights))
-        for point in POINTS:
-            first = np.sum(recall < point, axis=1)  # [R] the first detection with at least this recall
-            reached = first < recall.shape[1]
-            total += np.where(reached, best[rows, np.minimum(first, recall.shape[1] - 1)], 0) if best.size else 0
-        return np.where(objects > 0, total / len(POINTS), np.nan)
+            scores = [
+                _area(steps, best) / objects if name == "area" else _11point(found / objects, best)
+                for name in interpolations
+            ]
+        return np.where(objects > 0, np.stack(scores), np.nan)
+
+
+# Both add up one row after the other, so that a resample's number does not depend on those beside it.
+
+
+def _area(steps: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Return the sum of the best precision at each true positive, both [T, R]: [R]."""
+    return np.cumsum(steps * best, axis=0)[-1:].sum(axis=0)
+
+
+def _11point(recall: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Return the mean, over 11 recalls, of the best precision from there on, both [T, R]: [R]."""
+    best = np.concatenate([best, np.zeros((1, best.shape[1]))])  # 0 at recalls that are not reached
+    first = [np.sum(recall < point, axis=0)[None] for point in POINTS]  # [1, R] the first with at least this recall
+    reached = np.concatenate([np.take_along_axis(best, row, axis=0) for row in first])  # [11, R]
+    return np.cumsum(reached, axis=0)[-1] / len(POINTS)
 
 
 def resamples(images: int, count: int = 1000, *, seed: int = 0) -> np.ndarray:
@@ -69,14 +95,21 @@ def mean_average_precision(
       interpolation: as in `VOCMetric`.
       chunk: numbers that an array of the computation may hold.
     """
-    per_class = []
+    return mean_average_precisions(rankings, weights, (interpolation,), chunk=chunk)[0]
+
+
+def mean_average_precisions(
+    rankings: Sequence[Ranking], weights: np.ndarray, interpolations: Sequence[str], *, chunk: int = 2**24
+) -> np.ndarray:
+    """Return what `mean_average_precision` does, for several interpolations at once: [interpolations, R]."""
+    total, known = np.zeros((2, len(interpolations), len(weights)))
     for ranking in rankings:
-        rows = max(1, chunk // max(1, len(ranking.correct)))
+        rows = max(1, chunk // max(1, int(np.sum(ranking.correct))))
         parts = [weights[i : i + rows] for i in range(0, len(weights), rows)]
-        per_class.append(np.concatenate([ranking.average_precision(w, interpolation=interpolation) for w in parts]))
-    values = np.stack(per_class)  # [C - 1, R]
-    known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        values = np.concatenate([ranking.average_precisions(part, interpolations) for part in parts], axis=1)
+        total += np.nan_to_num(values)
+        known += ~np.isnan(values)
+    return total / np.maximum(known, 1)
 
 
 def interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:

@@ -65,6 +65,7 @@ class _Rows(NamedTuple):
 
     labels: np.ndarray  # [d]
     scores: np.ndarray  # [d]
+    by_score: np.ndarray  # [d] indices by falling score
     true: np.ndarray  # [d] bool
     kept: np.ndarray  # [d] bool: neither ignored nor removed
     n_objects: np.ndarray  # [C + 1], by label
@@ -93,7 +94,8 @@ def find_errors(metric: VOCMetric, *, iou_threshold: float = 0.5, background_iou
     own_iou, own_object = best_of_pairs(d[own], g[own], iou[own], n_detections)
     other_iou, other_object = best_of_pairs(d[~own], g[~own], iou[~own], n_detections)
 
-    true, ignored = _match(detections.scores, own_iou, own_object, objects.difficult, iou_threshold)
+    by_score = np.argsort(-detections.scores, kind="stable")  # [d]
+    true, ignored = _match(detections.scores, by_score, own_iou, own_object, objects.difficult, iou_threshold)
     rest = ~true & ~ignored  # [d]
     outcome = np.full(n_detections, "", dtype="<U14")
     target = np.where(own_iou >= background_iou, own_object, np.where(other_iou >= background_iou, other_object, -1))
@@ -109,14 +111,14 @@ def find_errors(metric: VOCMetric, *, iou_threshold: float = 0.5, background_iou
     target = np.where(outcome == "classification", other_object, target)
 
     fate = np.full(len(objects.labels), "missed", dtype="<U14")
-    by_rising_score = np.argsort(-detections.scores, kind="stable")[::-1]
-    for index in by_rising_score[np.isin(outcome[by_rising_score], ("localisation", "classification"))]:
-        fate[target[index]] = outcome[index]
+    near = by_score[((outcome == "localisation") | (outcome == "classification"))[by_score]]
+    best = near[np.unique(target[near], return_index=True)[1]]  # the error of the highest score on each object
+    fate[target[best]] = outcome[best]
     fate[target[true]] = "found"
     fate[objects.difficult] = "ignored"
 
     n_objects = np.bincount(objects.labels[~objects.difficult], minlength=1 + len(metric.class_names))
-    rows = _Rows(detections.labels, detections.scores, true, ~ignored, n_objects)
+    rows = _Rows(detections.labels, detections.scores, by_score, true, ~ignored, n_objects)
     mean_ap = _mean_ap(rows, n_objects > 0)
     counts = {kind: int(np.sum(outcome == kind)) for kind in KINDS} | {"missed": int(np.sum(fate == "missed"))}
     costs = {}
@@ -126,7 +128,7 @@ def find_errors(metric: VOCMetric, *, iou_threshold: float = 0.5, background_iou
             missed = np.bincount(objects.labels[fate == "missed"], minlength=len(n_objects))
             repaired = rows._replace(n_objects=n_objects - missed)
         elif kind in ("localisation", "classification"):
-            repaired = _repair(rows, np.flatnonzero(outcome == kind), target, objects, fate == "found")
+            repaired = _repair(rows, outcome == kind, target, objects, fate == "found")
         else:
             repaired = rows._replace(kept=rows.kept & (outcome != kind))
         costs[kind] = _mean_ap(repaired, n_objects > 0) - mean_ap
@@ -175,11 +177,28 @@ def confusion_matrix(metric: VOCMetric, *, iou_threshold: float = 0.5, score_thr
     return matrix
 
 
-class SizeBin(NamedTuple):
-    """Objects of one range of sizes.
+def to_fractions(table: ObjectTable | DetectionTable, image_sizes: np.ndarray) -> np.ndarray:
+    """Return the corners of a table's rows as fractions of their image's sides [rows, 4].
+
+    Args:
+      table: of a metric.
+      image_sizes: [images, 2] (height, width) in pixels, in the order in which images were added to the metric.
+
+    Raises:
+      ValueError: for `image_sizes` of another shape.
+    """
+    image_sizes = np.asarray(image_sizes, np.float64)
+    images = 1 + int(np.max(table.image, initial=-1))
+    if image_sizes.ndim != 2 or image_sizes.shape[1] != 2 or len(image_sizes) < images:
+        raise ValueError(f"image_sizes must have shape [images, 2], a row per image; got {list(image_sizes.shape)}")
+    return np.asarray(box.from_pixels(table.boxes, image_sizes[table.image].T))
+
+
+class RecallBin(NamedTuple):
+    """Objects of one range of a quantity, such as their size.
 
     Attributes:
-      smallest: lower end of the range, pixels at the network's input; included.
+      smallest: lower end of the range, included.
       largest: upper end, not included.
       n_objects: objects that are not difficult.
       n_found: those of them that were found.
@@ -196,9 +215,33 @@ class SizeBin(NamedTuple):
         return self.n_found / self.n_objects if self.n_objects else np.nan
 
 
+SizeBin = RecallBin  # the name in 0.1.0
+
+
+def recall_in_bins(errors: Errors, values: np.ndarray, edges: Sequence[float]) -> list[RecallBin]:
+    """Count objects and found objects by a quantity; difficult objects are not counted.
+
+    Args:
+      errors: of `find_errors`.
+      values: [n] the quantity of each of `errors.objects`.
+      edges: limits of the bins, rising.
+
+    Raises:
+      ValueError: for edges that do not rise.
+    """
+    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        raise ValueError(f"edges must be two or more rising numbers; got {tuple(edges)}")
+    counted, found = errors.fate != "ignored", errors.fate == "found"
+    return [
+        RecallBin(float(low), float(high), int(np.sum(counted & inside)), int(np.sum(found & inside)))
+        for low, high in pairwise(edges)
+        for inside in [(values >= low) & (values < high)]
+    ]
+
+
 def recall_by_size(
     errors: Errors, image_sizes: np.ndarray, input_size: int, *, edges: Sequence[float] = (0, 16, 32, 64, 128, np.inf)
-) -> list[SizeBin]:
+) -> list[RecallBin]:
     """Count objects and found objects by size, as the network sees it: after its input is resized.
 
     The size of an object is the square root of its area, in pixels of the network's square input.
@@ -212,16 +255,8 @@ def recall_by_size(
     Raises:
       ValueError: for `image_sizes` of another shape and for `edges` that do not rise.
     """
-    corners = _fractions(errors.objects, image_sizes)
-    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        raise ValueError(f"edges must be two or more rising numbers; got {tuple(edges)}")
-    side = input_size * np.sqrt(box.area(corners))  # [n]
-    counted, found = errors.fate != "ignored", errors.fate == "found"
-    return [
-        SizeBin(float(low), float(high), int(np.sum(counted & inside)), int(np.sum(found & inside)))
-        for low, high in pairwise(edges)
-        for inside in [(side >= low) & (side < high)]
-    ]
+    side = input_size * np.sqrt(box.area(to_fractions(errors.objects, image_sizes)))  # [n]
+    return recall_in_bins(errors, side, edges)
 
 
 def missed_without_prior(
@@ -242,7 +277,7 @@ def missed_without_prior(
       ValueError: for `image_sizes` of another shape.
     """
     missed = np.flatnonzero(errors.fate == "missed")
-    corners = _fractions(errors.objects, image_sizes)[missed].astype(np.float32)
+    corners = to_fractions(errors.objects, image_sizes)[missed].astype(np.float32)
     prior_corners = box.center_to_corner(np.asarray(priors))
     best = [
         np.max(box.iou(chunk, prior_corners), axis=1) for chunk in np.array_split(corners, 1 + len(corners) // 256)
@@ -274,10 +309,14 @@ def suspect_annotations(errors: Errors, *, score_threshold: float = 0.7) -> tupl
 
 
 def _match(
-    scores: np.ndarray, iou: np.ndarray, nearest: np.ndarray, difficult: np.ndarray, iou_threshold: float
+    scores: np.ndarray,
+    order: np.ndarray,
+    iou: np.ndarray,
+    nearest: np.ndarray,
+    difficult: np.ndarray,
+    iou_threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which detections of all classes are true [d] and which are ignored [d]."""
-    order = np.argsort(-scores, kind="stable")
+    """Return which detections of all classes are true [d] and which are ignored [d]; `order` is by falling score."""
     result = np.zeros((2, len(scores)), bool)
     # An object is of one class, so that all classes can be matched at once.
     result[:, order] = match_detections(Overlaps(scores[order], iou[order], nearest[order], difficult), iou_threshold)
@@ -285,9 +324,9 @@ def _match(
 
 
 def _repair(rows: _Rows, wrong: np.ndarray, target: np.ndarray, objects: ObjectTable, found: np.ndarray) -> _Rows:
-    """Make the best of the errors `wrong` on each object that is not found its true positive; remove the others."""
+    """Make the best of the errors `wrong` [d] on each object not found its true positive; remove the others."""
     open_to = ~found & ~objects.difficult  # [n]
-    by_score = wrong[np.argsort(-rows.scores[wrong], kind="stable")]
+    by_score = rows.by_score[wrong[rows.by_score]]
     by_score = by_score[open_to[target[by_score]]]
     best = by_score[np.unique(target[by_score], return_index=True)[1]]
     labels, true, kept = rows.labels.copy(), rows.true.copy(), rows.kept.copy()
@@ -298,19 +337,11 @@ def _repair(rows: _Rows, wrong: np.ndarray, target: np.ndarray, objects: ObjectT
 
 def _mean_ap(rows: _Rows, counted: np.ndarray) -> float:
     """Return the mean AP of the labels `counted` [C + 1]; a label that has lost all its objects counts as 0."""
+    order = rows.by_score[rows.kept[rows.by_score]]
+    labels, true = rows.labels[order], rows.true[order]
     aps = []
     for label in np.flatnonzero(counted):
-        own = np.flatnonzero((rows.labels == label) & rows.kept)
-        own = own[np.argsort(-rows.scores[own], kind="stable")]
         n_objects = rows.n_objects[label]
-        aps.append(INTERPOLATIONS["area"](np.cumsum(rows.true[own]), n_objects) if n_objects else 0.0)
+        hits = np.cumsum(true[labels == label])
+        aps.append(INTERPOLATIONS["area"](hits, n_objects) if n_objects else 0.0)
     return float(np.mean(aps)) if aps else np.nan
-
-
-def _fractions(objects: ObjectTable, image_sizes: np.ndarray) -> np.ndarray:
-    """Return the corners of objects as fractions of their image's sides [n, 4]."""
-    image_sizes = np.asarray(image_sizes, np.float64)
-    images = 1 + int(np.max(objects.image, initial=-1))
-    if image_sizes.ndim != 2 or image_sizes.shape[1] != 2 or len(image_sizes) < images:
-        raise ValueError(f"image_sizes must have shape [images, 2], a row per image; got {list(image_sizes.shape)}")
-    return np.asarray(box.from_pixels(objects.boxes, image_sizes[objects.image].T))

@@ -9,17 +9,8 @@ import numpy as np
 
 from ssd_jax.files import write_text
 from ssd_jax.metrics.bootstrap import interval, mean_average_precision, resamples
-from ssd_jax.report.evaluation import (
-    Analysis,
-    ImageLoader,
-    Interval,
-    errors_per_image,
-    html_table,
-    page_text,
-    random_images,
-    rankings,
-    section,
-)
+from ssd_jax.report.analysis import Analysis, Interval, errors_per_image, rankings
+from ssd_jax.report.evaluation import ImageLoader, html_table, page_text, random_images, section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +131,6 @@ def write_comparison(
     choices = {
         "worst": list(dict.fromkeys(index for comparison in compared.values() for index in comparison.images)),
         "random": random_images(images, 20, seed=seed),
-        "suspect": [],
     }
     texts = {
         "title": " and ".join(runs),

@@ -1,34 +1,28 @@
 """The evaluation page: why a detector errs, as one HTML file that needs no network."""
 
 import base64
-import dataclasses
 import html
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ssd_jax import box
-from ssd_jax.files import write_text
-from ssd_jax.metrics import COCO_IOU_THRESHOLDS, Curve, best_f1
-from ssd_jax.metrics.bootstrap import Ranking, interval, mean_average_precision, resamples
-from ssd_jax.metrics.errors import (
-    KINDS,
-    Errors,
-    SizeBin,
-    confusion_matrix,
-    find_errors,
-    missed_without_prior,
-    recall_by_size,
-    suspect_annotations,
-)
+from ssd_jax.files import write_json, write_text
+from ssd_jax.metrics import best_f1
+from ssd_jax.metrics.errors import KINDS, Errors, RecallBin
 from ssd_jax.report import plots
-from ssd_jax.report.record import Record
+from ssd_jax.report.analysis import (
+    Analysis,
+    counts_by_score,
+    errors_per_image,
+    suspects,
+    to_numbers,
+    worst_by_loss,
+)
 
 KIND_TEXTS = {
     "classification": "wrong class",
@@ -40,147 +34,7 @@ KIND_TEXTS = {
 }
 LEAST_SCORE = 0.05  # detections of a lower score are not drawn
 THUMBNAIL = 320  # pixels of an image's longer side
-CALIBRATION_BINS = 10
 ImageLoader = Callable[[int], np.ndarray]  # index of an image -> RGB uint8 [h, w, 3]
-
-
-class Interval(NamedTuple):
-    """A number with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Write it as text, in the unit of the number."""
-        return f"{self.value:.4f} (95 % interval {self.low:.4f} to {self.high:.4f})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Analysis:
-    """What the page shows of one record.
-
-    Attributes:
-      record: what was analysed.
-      errors: TIDE's kinds at IoU 0.5.
-      mAP: at IoU 0.5 by 11 points, with its interval.
-      mAP_area: at IoU 0.5 by area, with its interval.
-      mAP_over_iou: mean over IoU 0.5, 0.55, ..., 0.95.
-      AP: by class: (11 points, area, mean over IoU); nan for a class without objects.
-      n_objects: by class: objects that are not difficult.
-      curves: by class, those with objects.
-      confusion: [C, C], row the true label, column the detected one; label 0 is background.
-      sizes: recall by size at the network's input.
-      calibration: (mean score, precision, count), each [bins]: nan where a bin is empty.
-      no_prior: missed objects that no prior overlaps by 0.5; None if the priors are not known.
-    """
-
-    record: Record
-    errors: Errors
-    mAP: Interval
-    mAP_area: Interval
-    mAP_over_iou: float
-    AP: Mapping[str, tuple[float, float, float]]
-    n_objects: Mapping[str, int]
-    curves: Mapping[str, Curve]
-    confusion: np.ndarray
-    sizes: Sequence[SizeBin]
-    calibration: tuple[np.ndarray, np.ndarray, np.ndarray]
-    no_prior: np.ndarray | None
-
-
-def analyse(record: Record, *, replicates: int = 1000, seed: int = 0) -> Analysis:
-    """Compute all numbers of the page.
-
-    Args:
-      record: of `loop.evaluate.Evaluator` or `load_record`; if it has no priors, sizes are those at an input of 300
-        pixels.
-      replicates: resamples of the bootstrap.
-      seed: of the bootstrap.
-    """
-    metric = record.metric
-    errors = find_errors(metric)
-    eleven = metric.compute(interpolation="11point")
-    area = metric.compute(interpolation="area", iou_thresholds=COCO_IOU_THRESHOLDS)
-    assert "mAP_over_iou" in area and "AP_over_iou" in area  # as the thresholds were given; a type checker needs it
-    weights = resamples(len(record.image_ids), replicates, seed=seed)
-    ranked = rankings(record, errors)
-    intervals = {
-        kind: Interval(value, *interval(mean_average_precision(ranked, weights, interpolation=kind)))
-        for kind, value in (("11point", eleven["mAP"]), ("area", area["mAP"]))
-    }
-    spec = record.spec
-    size = spec.image_size if spec else 300
-    return Analysis(
-        record,
-        errors,
-        mAP=intervals["11point"],
-        mAP_area=intervals["area"],
-        mAP_over_iou=area["mAP_over_iou"],
-        AP={name: (ap, area["AP"][name], area["AP_over_iou"][name]) for name, ap in eleven["AP"].items()},
-        n_objects=eleven["n_ground_truth"],
-        curves=metric.curves(),
-        confusion=confusion_matrix(metric),
-        sizes=recall_by_size(errors, record.sizes, size),
-        calibration=calibrate(errors),
-        no_prior=missed_without_prior(errors, record.sizes, np.asarray(box.make_priors(spec))) if spec else None,
-    )
-
-
-def rankings(record: Record, errors: Errors) -> list[Ranking]:
-    """Return what the bootstrap needs of each class: its counted detections by falling score."""
-    objects, detections = errors.objects, errors.detections
-    images = len(record.image_ids)
-    result = []
-    for label in range(1, 1 + len(record.class_names)):
-        own = np.flatnonzero((detections.labels == label) & (errors.outcome != "ignored"))
-        own = own[np.argsort(-detections.scores[own], kind="stable")]
-        counted = objects.image[(objects.labels == label) & ~objects.difficult]
-        result.append(
-            Ranking(errors.outcome[own] == "true", detections.image[own], np.bincount(counted, minlength=images))
-        )
-    return result
-
-
-def calibrate(errors: Errors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean score, precision and count of the detections in bins of equal width of the score, each [bins]."""
-    counted = errors.outcome != "ignored"
-    scores, true = errors.detections.scores[counted], errors.outcome[counted] == "true"
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    count, total, correct = (
-        np.bincount(bins, weights=w, minlength=CALIBRATION_BINS) for w in (np.ones(len(scores)), scores, true)
-    )
-    with np.errstate(invalid="ignore"):
-        return total / count, correct / count, count.astype(int)
-
-
-def counts_by_score(errors: Errors, n_classes: int) -> list[dict[str, int | list[int]]]:
-    """Return for each class its objects, and the correct and wrong detections that score at least t / 100 [101]."""
-    result = []
-    thresholds = np.arange(101) / 100
-    for label in range(1, 1 + n_classes):
-        own = errors.detections.labels == label
-        counts: dict[str, int | list[int]] = {
-            "objects": int(np.sum((errors.objects.labels == label) & ~errors.objects.difficult))
-        }
-        true, ignored = errors.outcome == "true", errors.outcome == "ignored"
-        for name, chosen in (("correct", own & true), ("wrong", own & ~true & ~ignored)):
-            scores = np.sort(errors.detections.scores[chosen])
-            counts[name] = (len(scores) - np.searchsorted(scores, thresholds, side="left")).tolist()
-        result.append(counts)
-    return result
-
-
-def errors_per_image(errors: Errors, images: int, *, score: float) -> np.ndarray:
-    """Return how many wrong detections of at least `score`, and missed objects, each image has: int [N]."""
-    seen = errors.detections.scores >= score
-    wrong = seen & (errors.outcome != "true") & (errors.outcome != "ignored")
-    found = np.zeros(len(errors.objects.labels), bool)
-    found[errors.target[seen & (errors.outcome == "true")]] = True
-    missed = ~found & ~errors.objects.difficult
-    return np.bincount(errors.detections.image[wrong], minlength=images) + np.bincount(
-        errors.objects.image[missed], minlength=images
-    )
 
 
 def write_page(
@@ -196,7 +50,7 @@ def write_page(
     score: float = 0.4,
     seed: int = 0,
 ) -> None:
-    """Write the page of one run, whole or not at all.
+    """Write the page of one run, and beside it its numbers as JSON; each whole or not at all.
 
     Args:
       path: of the HTML file.
@@ -205,7 +59,7 @@ def write_page(
       title: of the page.
       subtitle: a sentence below it.
       history: lines of `metrics.jsonl`, for the curves of the training.
-      worst: how many of the images with most errors to show.
+      worst: how many of the images with most errors, and half as many of those of the highest loss, to show.
       random: how many random images to show.
       score: where the slider starts; errors of detections of this score choose the worst images.
       seed: of the random images.
@@ -214,13 +68,15 @@ def write_page(
     ranked = np.argsort(-errors_per_image(analysis.errors, images, score=score), kind="stable")[:worst].tolist()
     choices = {
         "worst": ranked,
+        "loss": worst_by_loss(analysis.record, worst // 2),
         "random": random_images(images, random, seed=seed),
-        "suspect": _suspects(analysis.errors),
+        "suspect": suspects(analysis.errors),
     }
     runs = {title: analysis}
     legend = "Left: ground truth. Right: detections."
     texts = {"title": title, "subtitle": subtitle, "legend": legend, "worst": "images with most errors"}
     write_text(path, page_text(runs, choices, load_image, body(analysis, history), texts, score=score))
+    write_json(path.with_suffix(".json"), to_numbers(analysis, score=score, worst=worst))
 
 
 def page_text(
@@ -236,7 +92,7 @@ def page_text(
 
     Args:
       runs: by name.
-      choices: image indices by the name of the choice: "worst", "random", "suspect".
+      choices: image indices by the name of the choice: "worst", "loss", "random", "suspect".
       load_image: gives the images.
       sections: HTML above the images.
       texts: plain text for the places `title`, `subtitle`, `legend` and `worst` of the page.
@@ -297,6 +153,7 @@ def image_entry(runs: Sequence[Analysis], index: int, image: np.ndarray) -> dict
             for g in truths
         ],
         "detections": [_drawn_detections(run.errors, index, zoom) for run in runs],
+        "losses": [None if run.record.loss is None else round(float(run.record.loss[index]), 3) for run in runs],
     }
 
 
@@ -324,7 +181,7 @@ def _drawn_detections(errors: Errors, index: int, zoom: float) -> list[list[floa
 
 def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
     """Return the sections of the page above the images."""
-    record, errors = analysis.record, analysis.errors
+    record, errors, at = analysis.record, analysis.errors, analysis.positions
     missed = int(np.sum(errors.fate == "missed"))
     numbers = {
         "mAP, IoU 0.5, 11 points": str(analysis.mAP),
@@ -344,14 +201,22 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
                     texts=[f"{errors.costs[kind]:.3f} ({errors.counts[kind]:,})" for kind in KINDS]),
          "What each kind of error costs: by how much mAP (area) would rise without it; in brackets how many "
          "there are. The costs do not add up."),
-        (plots.bars({_range(b): 0.0 if np.isnan(b.recall) else b.recall for b in analysis.sizes}, label="recall",
-                    texts=[f"{b.n_found:,} of {b.n_objects:,}" for b in analysis.sizes]),
+        (_recall_bars(analysis.sizes),
          "Recall by size: side of a square of equal area, pixels at the network's input."),
+        (_recall_bars(analysis.overlaps, "{:g}"),
+         "Recall by crowding: the largest IoU with another object of the image, of any class."),
+        (_recall_bars(analysis.numbers), "Recall by the number of objects in the image."),
+        (plots.grid_plot(at.n_found / np.maximum(at.n_objects, 1), _cells(at.n_found, at.n_objects),
+                         label="Recall in the parts of the image"),
+         "Recall by position: objects found, of those whose centre is in this part of the image."),
+        (plots.grid_plot(at.n_wrong / max(1, at.n_wrong.max()), [[f"{n:,}" for n in row] for row in at.n_wrong],
+                         label="Wrong detections in the parts of the image"),
+         "Wrong detections by position, at a score of 0.3."),
         (plots.calibration_plot(*analysis.calibration), "Calibration: the share of detections that is correct."),
         (plots.confusion_plot(analysis.confusion, labels), "Confusion at a score of 0.3."),
     ]  # fmt: skip
-    for prefix, label in (("loss", "loss"), ("eval/", "mAP")):
-        lines = _history(history, prefix)
+    for label, names in HISTORY.items():
+        lines = _history(history, names)
         if lines:
             figures.append((plots.history_plot(lines, label=label), f"The training: {label} over the steps."))
     drawn = "".join(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>" for svg, caption in figures)
@@ -360,6 +225,11 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
             section("Numbers", html_table(["number", "value"], list(numbers.items()))),
             section("Classes", html_table(CLASS_HEADER, _class_rows(analysis))),
             section("Where the errors are", f'<div class="figures">{drawn}</div>'),
+            section("Errors of each class", html_table(
+                ["class", *KIND_TEXTS.values()],
+                [[name, *(f"{analysis.by_class[kind][k]:,}" for kind in KIND_TEXTS)]
+                 for k, name in enumerate(record.class_names)],
+            )),
             section("Confusion of classes", html_table(
                 ["ground truth \\ detected as", *labels],
                 [[name, *map(str, row)] for name, row in zip(labels, analysis.confusion.tolist(), strict=True)],
@@ -368,6 +238,12 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
     )  # fmt: skip
 
 
+# What the plots of the training show: {label: {field of the log: its name in the plot}}.
+HISTORY = {
+    "loss": {"loss": "loss", "loss_loc": "of boxes", "loss_conf": "of classes", "eval/loss": "of the evaluation"},
+    "mAP": {"eval/mAP": "mAP, 11 points", "eval/mAP_area": "mAP, area", "eval/AP": "AP, IoU 0.5 to 0.95",
+            "eval/F1": "F1", "eval/precision": "precision", "eval/recall": "recall"},
+}  # fmt: skip
 CLASS_HEADER = ("class", "objects", "AP 11 points", "AP area", "AP over IoU", "best F1", "at score")
 
 
@@ -401,28 +277,35 @@ def _number(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.4f}"
 
 
-def _range(size: SizeBin) -> str:
-    return f"{size.smallest:.0f} and more" if np.isinf(size.largest) else f"{size.smallest:.0f} to {size.largest:.0f}"
+def _recall_bars(bins: Sequence[RecallBin], number: str = "{:.0f}") -> str:
+    names = [
+        f"{number.format(b.smallest)} and more"
+        if np.isinf(b.largest)
+        else f"{number.format(b.smallest)} to {number.format(b.largest)}"
+        for b in bins
+    ]
+    recalls = [0.0 if np.isnan(b.recall) else b.recall for b in bins]
+    texts = [f"{b.n_found:,} of {b.n_objects:,}" for b in bins]
+    return plots.bars(dict(zip(names, recalls, strict=True)), label="recall", texts=texts)
+
+
+def _cells(part: np.ndarray, whole: np.ndarray) -> list[list[str]]:
+    return [[f"{a:,} of {b:,}" for a, b in zip(*row, strict=True)] for row in zip(part, whole, strict=True)]
 
 
 def _pixels(corners: np.ndarray, zoom: float) -> list[float]:
     return [round(float(v) * zoom, 1) for v in corners]
 
 
-def _suspects(errors: Errors, most: int = 20) -> list[int]:
-    """Return the images of likely annotation errors, the most likely first."""
-    detections, objects = suspect_annotations(errors)
-    images = [*errors.detections.image[detections].tolist(), *errors.objects.image[objects].tolist()]
-    return list(dict.fromkeys(images))[:most]
-
-
-def _history(history: Sequence[Mapping[str, float]], prefix: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Return {name: (steps, values)} of the lines' fields that start with `prefix`."""
+def _history(
+    history: Sequence[Mapping[str, float]], names: Mapping[str, str]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Return {name: (steps, values)} of the lines' fields that `names` names."""
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for line in history:
-        for name, value in line.items():
-            if name.startswith(prefix) and value is not None:
-                steps, values = lines.setdefault(name.removeprefix("eval/"), ([], []))
+        for field, name in names.items():
+            if line.get(field) is not None:
+                steps, values = lines.setdefault(name, ([], []))
                 steps.append(line["step"])
-                values.append(value)
+                values.append(line[field])
     return lines

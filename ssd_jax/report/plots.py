@@ -54,6 +54,20 @@ def confusion_plot(counts: np.ndarray, names: Sequence[str]) -> str:
     return _svg(figure, "Confusion matrix; the table below has the numbers")
 
 
+def grid_plot(shares: np.ndarray, texts: list[list[str]], *, label: str) -> str:
+    """Plot a grid of cells [rows, columns] that are coloured by a share in [0, 1], with a text in each."""
+    figure, axes = _figure(width=4.2, height=3.0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+    rows = "; ".join(", ".join(row) for row in texts)
+    return _svg(figure, f"{label}, from the top left: {rows}")
+
+
 def calibration_plot(score: np.ndarray, precision: np.ndarray, counts: np.ndarray) -> str:
     """Plot the precision of detections over their score, by bins; points grow with the bins' counts."""
     figure, axes = _figure()

@@ -149,7 +149,7 @@ def test_an_evaluation_that_is_stopped_says_so_and_has_no_results(data):
     evaluation = Evaluator(run.model, run.eval_source, config)(
         put_on_devices(run.create()).variables, stops=lambda: True
     )
-    assert evaluation == (False, {}, None, None)
+    assert evaluation == (False, {}, None, None, None)
 
 
 def test_a_workdir_that_cannot_be_written_shows_its_numbers_first(workdir, tmp_path, monkeypatch, capsys):

@@ -26,4 +26,5 @@ def make_record(*, seed: int = 0, images: int = 12, noise: float = 4.0) -> Recor
         )
         metric.add(index, boxes, labels, difficult, moved, found.random(len(moved)), wrong.astype(int))
     names = tuple(f"image {k}" for k in range(images))
-    return Record(metric, names, np.arange(images), np.full((images, 2), (100, 120)), SSD300_VOC)
+    sizes, loss = np.full((images, 2), (100, 120)), 5 * found.random(images)
+    return Record(metric, names, np.arange(images), sizes, SSD300_VOC, loss)

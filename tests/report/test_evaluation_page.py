@@ -1,5 +1,6 @@
 """The evaluation page: its numbers, and what a browser makes of it."""
 
+import dataclasses
 import html
 import json
 import re
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import record_maker
 
+from ssd_jax.files import to_json
+from ssd_jax.report.analysis import analyse, counts_by_score, errors_per_image, to_numbers, worst_by_loss
 from ssd_jax.report.compare import compare, write_comparison
-from ssd_jax.report.evaluation import analyse, counts_by_score, errors_per_image, write_page
+from ssd_jax.report.evaluation import write_page
 from ssd_jax.report.record import Record, load_record
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: the extra [report]")
@@ -80,9 +83,43 @@ def test_a_record_survives_its_file(record, tmp_path):
     np.testing.assert_array_equal(loaded.sizes, record.sizes)
     np.testing.assert_array_equal(loaded.places, record.places)
     assert loaded.spec == record.spec
+    np.testing.assert_allclose(loaded.loss, record.loss, rtol=1e-6)
     wanted = record.metric.compute()
     assert loaded.metric.compute()["AP"] == pytest.approx(wanted["AP"])
     assert [path.name for path in tmp_path.iterdir()] == ["record.npz"]
+
+
+def test_a_record_of_an_older_version_has_no_losses(record, tmp_path):
+    dataclasses.replace(record, loss=None).save(tmp_path / "record.npz")
+    loaded = load_record(tmp_path / "record.npz")
+    assert loaded.loss is None and worst_by_loss(loaded, 3) == []
+    with pytest.raises(ValueError, match=r"^loss must have shape \[12\]; got \[3\]$"):
+        dataclasses.replace(record, loss=np.zeros(3))
+
+
+def test_the_worst_images_by_loss(record):
+    wanted = sorted(range(12), key=lambda k: -record.loss[k])
+    assert worst_by_loss(record, 5) == wanted[:5]
+    loss = record.loss.copy()
+    loss[7] = np.nan  # of a network that diverged
+    assert worst_by_loss(dataclasses.replace(record, loss=loss), 1) == [7]
+
+
+def test_the_numbers_beside_the_page(page, analysis):
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    assert numbers == json.loads(to_json(to_numbers(analysis, worst=4)))
+    assert numbers["mAP"]["value"] == analysis.mAP.value and numbers["images"] == 12
+    found = sum(fate == "found" for fate in analysis.errors.fate)
+    objects = sum(not difficult for difficult in analysis.errors.objects.difficult)
+    for name in ("recall_by_size", "recall_by_overlap", "recall_by_number"):
+        assert (sum(b["objects"] for b in numbers[name]), sum(b["found"] for b in numbers[name])) == (objects, found)
+    assert (np.sum(numbers["by_position"]["objects"]), np.sum(numbers["by_position"]["found"])) == (objects, found)
+    for kind, of_kind in numbers["errors"].items():
+        assert sum(of_class["errors"][kind] for of_class in numbers["classes"].values()) == of_kind["count"]
+    (first, loss), *_ = numbers["worst_by_loss"].items()
+    assert loss == max(analysis.record.loss) and first == analysis.record.image_ids[np.argmax(analysis.record.loss)]
+    best = numbers["classes"]["cat"]["best"]
+    assert best["F1"] == pytest.approx(2 / (1 / best["precision"] + 1 / best["recall"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", "cut"])
@@ -131,10 +168,14 @@ def test_the_page_is_one_file_that_names_no_other(page):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1].replace("<\\/", "</"))
     assert sum(image["worst"] for image in data["images"]) == 4
     assert sum(image["random"] for image in data["images"]) == 3
+    assert sum(image["loss"] for image in data["images"]) == 2
 
 
 SLIDE = """<script>
 window.onerror = (message) => { document.body.dataset.error = message; };
+document.getElementById("loss").click();
+document.body.dataset.first = document.querySelector("#gallery figcaption").textContent;
+document.getElementById("worst").click();
 const slider = document.getElementById("threshold");
 slider.value = %d;
 slider.dispatchEvent(new Event("input"));
@@ -162,3 +203,6 @@ def test_a_browser_counts_again_where_the_slider_moves(page, analysis, tmp_path,
     assert shown["precision"] == f"{100 * correct / (correct + wrong):.1f} %"
     assert shown["recall"] == f"{100 * correct / objects:.1f} %"
     assert int(re.search(r'data-cards="(\d+)"', dom)[1]) >= 1
+    first = worst_by_loss(analysis.record, 2)[0]
+    caption = re.search(r'data-first="([^"]*)"', dom)[1]
+    assert caption.startswith(f"image {first}: ") and caption.endswith(f"loss {analysis.record.loss[first]:.2f}")
