@@ -88,7 +88,10 @@ def get_config() -> ConfigDict:
     config.optimizer.thaw_step = 0  # the step from which they train; 0: never
     config.optimizer.rates = ConfigDict({"trunk": 1.0})  # factors on the learning rate of layers, here the backbone
 
+    config.log = ConfigDict()
+    config.log.writers = ("tensorboard",)  # also "wandb", "mlflow", "trackio", with the extra of that name
+
     config.eval = ConfigDict()
     config.eval.batch_size = 32
-    config.eval.images = 4  # whose detections TensorBoard shows after an evaluation
+    config.eval.images = 4  # whose detections `log.writers` show after an evaluation
     return config.lock()
