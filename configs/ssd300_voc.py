@@ -2,7 +2,7 @@
 
 This is the full config; the others are changes to it. Recipe: Caffe's examples/ssd/ssd_pascal.py.
 
-    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit \
+    ssd-jax train --config=ssd300_voc --workdir=runs/ssd300_voc --config.data.root=VOCdevkit \
         --config.init_from=FILE
 
 FILE has weights of VGG16 (docs/weights.md).
