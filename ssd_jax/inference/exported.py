@@ -1,6 +1,7 @@
 """Detectors that run an exported file. An ONNX file needs neither JAX nor Flax; a StableHLO file needs JAX alone."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes, read_json
 from ssd_jax.inference.detector import Detector
 
@@ -83,7 +85,38 @@ def load_exported(path: str | Path, *, batch_size: int = 8) -> ExportedDetector:
       OSError: if it cannot be read.
       ValueError: if it is damaged.
     """
-    return ExportedDetector(path, load_stablehlo(path), stablehlo_metadata(path), batch_size=batch_size)
+    load = load_onnx if Path(path).suffix == ".onnx" else load_stablehlo_with_metadata
+    return ExportedDetector(path, *load(path), batch_size=batch_size)
+
+
+def load_onnx(path: str | Path) -> tuple[Program, Metadata]:
+    """Load a file of `export.to_onnx` by onnxruntime, on a GPU if the installed onnxruntime can use one.
+
+    Returns:
+      a program as that of `load_stablehlo`, and its metadata.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged or has other outputs, or onnxruntime is not installed.
+    """
+    runtime = import_extra("onnxruntime", "onnx")
+    content = read_bytes(path)
+    try:
+        session = runtime.InferenceSession(content, providers=runtime.get_available_providers())
+    except Exception as error:  # onnxruntime has a class for each kind, which only share this one
+        raise ValueError(f"{path}: the file must be an ONNX model; got {error}") from None
+    outputs = [output.name for output in session.get_outputs()]
+    if outputs != ["boxes", "scores", "labels"]:
+        raise ValueError(
+            f"{path}: the model must return boxes, scores and labels (nms=True); got {', '.join(outputs)}"
+        )
+    properties = session.get_modelmeta().custom_metadata_map
+    try:
+        values = {name: json.loads(text) for name, text in properties.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: the model's metadata must be JSON; got {error}") from None
+    (images,) = session.get_inputs()
+    return lambda batch: session.run(None, {images.name: batch}), Metadata.from_json(Path(path), values)
 
 
 def load_stablehlo(path: str | Path) -> Program:
@@ -102,6 +135,11 @@ def load_stablehlo(path: str | Path) -> Program:
 
     stablehlo_metadata(path)
     return jax.jit(jax.export.deserialize(bytearray(_checked(Path(path)))).call)
+
+
+def load_stablehlo_with_metadata(path: str | Path) -> tuple[Program, Metadata]:
+    """Do what `load_onnx` does, for a file of `export.to_stablehlo`."""
+    return load_stablehlo(path), stablehlo_metadata(path)
 
 
 def stablehlo_metadata(path: str | Path) -> Metadata:

@@ -231,14 +231,23 @@ def scaled(features: int, width: float) -> int:
 def pool2(x: jax.Array) -> jax.Array:
     """Apply 2x2 max pooling of stride 2 to `x` [B, H, W, F]; an odd side is rounded up, as in Caffe (75 -> 38).
 
-    It is written as two comparisons, because the gradient of a window reduction is a scatter, which is slow on a
-    CPU. As in Caffe, the first of equal pixels, row by row, gets the whole gradient.
+    On CPUs and GPUs it is two comparisons, because the gradient of a window reduction is a scatter, which is slow on
+    a CPU. For TPUs, where copies of a map cost more, and in ONNX graphs it is the reduction; its values and gradients
+    are the same. As in Caffe, the first of equal pixels, row by row, gets the whole gradient.
     """
+    return jax.lax.platform_dependent(x, cpu=_compared, cuda=_compared, rocm=_compared, default=_reduced)
+
+
+def _compared(x: jax.Array) -> jax.Array:
     batch, height, width, features = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, features)
     x = maximum(x[:, :, :, :, 0], x[:, :, :, :, 1])
     return maximum(x[:, :, 0], x[:, :, 1])
+
+
+def _reduced(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
 def pool5(x: jax.Array) -> jax.Array:
