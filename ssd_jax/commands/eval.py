@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 from ssd_jax.command import Parser, command, parse_step
 
-EXAMPLES = ("eval --workdir=runs/mine", "eval --workdir=runs/mine --split=test --step=best --report")
+EXAMPLES = (
+    "eval --workdir=runs/mine",
+    "eval --workdir=runs/mine --split=test --step=best --report",
+    "eval --workdir=runs/mine --exported=mine.onnx",
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -14,6 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", help="a split of the run's data; the default is its config's data.eval")
     parser.add_argument("--report", action="store_true", help="write an HTML page that shows why the detector errs")
     parser.add_argument("--step", help="the checkpoint: a number, or best; the default is the newest")
+    parser.add_argument("--exported", metavar="FILE", help="evaluate this exported file, and compare with the run's")
     options = parser.read(arguments)
     with command():
         step = parse_step(options.step)
@@ -23,6 +28,15 @@ def main(arguments: Sequence[str]) -> None:
         from ssd_jax.parallel import require_devices
 
         require_devices()
+        if options.exported:
+            if step is not None or options.report:
+                raise ValueError("exported must stand without step and report; got both")
+
+            from ssd_jax.loop.exported_evaluation import comparison, evaluate_exported
+
+            exported, checkpoint = evaluate_exported(options.workdir, options.exported, split=options.split)
+            print(f"{table(exported)}\n\n{comparison(exported, checkpoint)}")
+            return
         evaluation = evaluate_checkpoint(options.workdir, split=options.split, step=step)
         results = evaluation.results
         print(table(results))

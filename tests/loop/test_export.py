@@ -1,10 +1,17 @@
 """ssd-jax export: a run's detector as a file."""
 
+import re
+
 import numpy as np
 import pytest
+import tiny
 
 from ssd_jax.cli import main
+from ssd_jax.export import to_stablehlo
 from ssd_jax.inference import load_detector
+from ssd_jax.loop.evaluate import evaluate
+from ssd_jax.loop.exported_evaluation import evaluate_exported
+from ssd_jax.loop.workdir import load_config, save_config
 
 PROMOTION = "standard"  # Flax's BatchNorm promotes
 
@@ -50,3 +57,39 @@ def test_eight_bits_are_measured_on_the_evaluation_split(workdir, tmp_path, caps
     out = tmp_path / "detector.onnx"
     main(["export", f"--workdir={workdir}", f"--out={out}", "--precision=int8", "--calibration=3"])
     assert load_detector(out).class_names == ("bright", "dark")
+
+
+def test_an_exported_file_is_evaluated_by_the_same_metrics(workdir, tmp_path, capsys):
+    out = tmp_path / "detector.stablehlo"
+    main(["export", f"--workdir={workdir}", f"--out={out}"])
+    exported, checkpoint = evaluate_exported(workdir, out)
+    wanted = evaluate(workdir)
+    for name in ("mAP", "mAP_area", "images", "split", "step", "unreadable"):
+        assert exported[name] == pytest.approx(wanted[name], abs=1e-6)
+    assert checkpoint["mAP"] == pytest.approx(wanted["mAP"])  # those that the workdir has
+    capsys.readouterr()
+    main(["eval", f"--workdir={workdir}", f"--exported={out}", "--split=train[:3]"])  # those have yet to be found
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"mAP@0\.5 .* on 3 images of train\[:3\]; the checkpoint's .*: \+0\.0000, \+0\.0000", last)
+
+
+def test_an_unreadable_image_counts_in_the_evaluation_of_a_file_too(workdir, data, tmp_path):
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": range(8), "val": range(8, 13)})
+    (root / "JPEGImages" / "image-9.png").write_bytes(b"")
+    config = load_config(workdir).unlock()
+    config.data.root = str(root)
+    save_config(config, tmp_path)
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    to_stablehlo(load_detector(workdir), tmp_path / "x.stablehlo")
+    exported, checkpoint = evaluate_exported(tmp_path, tmp_path / "x.stablehlo")
+    assert exported["unreadable"] == checkpoint["unreadable"] == ["image-9"]
+
+
+def test_a_file_of_another_run_is_refused(workdir, tmp_path):
+    other = load_detector(workdir)
+    other.class_names = ("cat", "dog")
+    to_stablehlo(other, tmp_path / "x.stablehlo")
+    with pytest.raises(
+        ValueError, match=r"x\.stablehlo: class names must be those of the run, bright, dark; got cat, dog"
+    ):
+        evaluate_exported(workdir, tmp_path / "x.stablehlo")
