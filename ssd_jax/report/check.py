@@ -1,4 +1,4 @@
-"""Look at a dataset before training on it: ssd-jax check KIND SPLIT --root=DIR."""
+"""Look at a dataset before training on it: ssd-jax check DIR, or ssd-jax check KIND SPLIT --root=DIR."""
 
 import argparse
 import dataclasses
@@ -15,19 +15,24 @@ from ml_collections import ConfigDict
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import SSD300_VOC, PriorSpec
 from ssd_jax.command import Parser, command
-from ssd_jax.config_file import changed, read_config
+from ssd_jax.config_file import changed, config_names, read_config
+from ssd_jax.data.auto import READERS, describe_folder
 from ssd_jax.data.box_table import some
+from ssd_jax.data.image import ReadOptions
 from ssd_jax.data.open import KINDS, open_source
 from ssd_jax.inference.drawing import write_png
+from ssd_jax.report.advice import advice
 from ssd_jax.report.coverage import coverage, coverage_text
 from ssd_jax.report.dataset import check
 from ssd_jax.report.sheet import sheet
 
 OPTIONS = inspect.signature(open_source).parameters
 EXAMPLES = (
+    "check PICTURES",
     "check voc_folder train --root=DIR --eval=val --sheet=samples.png",
     "check coco_json train2017 --root=COCO --base=ssd300_coco --config.data.max_boxes=50",
 )
+OWN_IMAGES = next(name for name in ("finetune", "voc_folder") if name in config_names())
 MOST_BOXES = 20_000  # coverage is measured on so many boxes at most, drawn at random
 
 
@@ -39,22 +44,37 @@ def main(arguments: Sequence[str]) -> None:
         examples=EXAMPLES,
         fields="--base",
     )
-    parser.add_argument("kind", help=f"{', '.join(KINDS)}, or module:function")
-    parser.add_argument("split", help="the training split, as in a config's data.train")
+    parser.add_argument(
+        "kind",
+        nargs="?",
+        help=f"a folder of labelled images; or {', '.join(KINDS)}, or module:function; or the data of --base",
+    )
+    parser.add_argument(
+        "split",
+        nargs="?",
+        help="the training split, as in a config's data.train; left out: the folder's, or else all its images",
+    )
     parser.add_argument("--root", help="folder of the data")
     parser.add_argument("--eval", help="the evaluation split: count and name the images that are in both")
     parser.add_argument(
         "--base",
         help="the config you will train with, a file or a name: the report uses its priors, "
-        "augmentation, class names and limits; without it, those of the paper's SSD300",
+        f"augmentation, class names and limits; without it, those of {OWN_IMAGES} for a folder, and of the paper's "
+        "SSD300 otherwise",
     )
     parser.add_argument("--class_names", help="comma-separated; otherwise those of --base, or of the data")
     parser.add_argument("--drop_other_classes", action="store_true", default=None, help="as in a config's data")
     parser.add_argument("--max_boxes", type=int, help="as in a config's data: further boxes of an image are counted")
     parser.add_argument("--names", type=int, default=5, help="how many images to name of each finding")
     parser.add_argument("--json", type=Path, help="write the report, with all names, there")
-    parser.add_argument("--sheet", type=Path, help="write a PNG of samples before and after augmentation there")
+    parser.add_argument(
+        "--sheet",
+        help="write a PNG of samples before and after augmentation there; of a folder DIR it is written to "
+        "DIR_samples.png in the current folder, unless --sheet=",
+    )
     options = parser.read(arguments)
+    if options.kind is None and options.base is None:
+        parser.error("a folder, or a kind and a split, or --base must be given")
     with command(level=logging.ERROR):  # the report says what opening the dataset would warn of
         _run(options)
 
@@ -79,8 +99,21 @@ def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _run(options: argparse.Namespace) -> None:
-    config = load_base(options.base, options.overrides)
+    is_folder = options.kind is not None and options.kind not in KINDS and ":" not in options.kind
+    base = OWN_IMAGES if is_folder and options.base is None else options.base
+    config = load_base(base, options.overrides)
     data = config.data.to_dict()
+    if options.kind is None:
+        options.kind, options.split = data["source"], options.split or data["train"]
+        options.eval = options.eval or data["eval"]
+    if is_folder and not Path(options.kind).is_dir():
+        raise ValueError(
+            f"a dataset must be a folder, or one of {', '.join(KINDS)}, or module:function; got {options.kind!r}"
+        )
+    if is_folder:
+        options.kind, options.root = "auto", options.kind
+        if options.sheet is None:
+            options.sheet = f"{Path(options.root).resolve().name}_samples.png"
     for name in ("root", "drop_other_classes", "max_boxes"):
         if getattr(options, name) is not None:
             data[name] = getattr(options, name)
@@ -90,6 +123,16 @@ def _run(options: argparse.Namespace) -> None:
     opening: dict[str, Any] = {name: data[name] for name in OPTIONS if name in data}
     opening["strict"] = False
 
+    if options.kind == "auto" or options.kind in READERS:
+        reading = ReadOptions(**{field.name: data[field.name] for field in dataclasses.fields(ReadOptions)})
+        found = describe_folder(data["root"], options.kind, allow_outside=data["allow_outside"], options=reading)
+        print(found.text)
+        if options.split is None and found.splits:
+            options.split, options.eval = found.train, options.eval or found.eval
+        options.split = options.split or "all"
+        print(f"split       {options.split}\n")
+    if options.split is None:
+        raise ValueError(f"a split must be given for the kind {options.kind}; got none")
     source = open_source(options.kind, options.split, **opening)
     report = check(source, max_boxes=data["max_boxes"])
     print(report.text(options.names))
@@ -114,9 +157,12 @@ def _run(options: argparse.Namespace) -> None:
     if len(corners) > MOST_BOXES:
         corners = corners[np.sort(np.random.default_rng(0).choice(len(corners), MOST_BOXES, replace=False))]
         print(f"\ncoverage is measured on {MOST_BOXES:,} of the boxes")
-    print(f"\npriors of {options.base or 'the paper'}, which these flags change, here and in training:")
+    print(f"\npriors of {base or 'the paper'}, which these flags change, here and in training:")
     print(f'  --config.spec.sizes="{spec.sizes}" --config.spec.ratios="{spec.ratios}"')
     print(coverage_text(coverage(corners, spec)))
+    print("\nadvice")
+    for sentence in advice(report, spec, max_boxes=data["max_boxes"]) or ["Nothing to change."]:
+        print(f"  {sentence}")
     if options.sheet:
         drawn = sheet(
             source,

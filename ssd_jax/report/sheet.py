@@ -1,5 +1,6 @@
 """An image of training samples with their boxes, before and after augmentation."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import cv2
@@ -9,7 +10,10 @@ import numpy as np
 from ssd_jax.augment import MEAN_COLOUR, AugmentOptions, augment
 from ssd_jax.box import to_pixels
 from ssd_jax.data import GREY, Source, train_batches, warp
-from ssd_jax.inference.drawing import draw_boxes
+from ssd_jax.inference.drawing import colour_of, draw_boxes
+
+FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+LINE, MARGIN = 18, 6  # height of a line of the legend, and its margin, in pixels
 
 
 def sheet(
@@ -40,7 +44,7 @@ def sheet(
       seed: of the choice of images and the augmentation.
 
     Returns:
-      RGB uint8 [height, width, 3].
+      RGB uint8 [height, width, 3]; below the images is a legend.
     """
     batch = next(
         train_batches(
@@ -62,7 +66,41 @@ def sheet(
         pixels = np.rint(images + np.asarray(MEAN_COLOUR, np.float32)).astype(np.uint8)
         columns.append((pixels, boxes, labels))
     framed = [[_framed(*sample, source.class_names) for sample in zip(*column, strict=True)] for column in columns]
-    return np.concatenate([np.concatenate(column) for column in framed], axis=1)
+    grid = np.concatenate([np.concatenate(column) for column in framed], axis=1)
+    shown = sorted({int(label) for _, _, labels in columns for label in np.unique(labels) if label})
+    return np.concatenate([grid, legend([(k, source.class_names[k - 1]) for k in shown], grid.shape[1])])
+
+
+def legend(classes: Sequence[tuple[int, str]], width: int) -> np.ndarray:
+    """Draw what the columns of a sheet are, and the colour of each class.
+
+    Args:
+      classes: (label, name) of each.
+      width: in pixels.
+
+    Returns:
+      RGB uint8 [height, width, 3].
+    """
+    entries = [(None, "left: the image; right of it: as training sees it"), *classes]
+    lines: list[list[tuple[int, int | None, str]]] = [[]]  # of (x, label, text)
+    x = MARGIN
+    for label, text in entries:
+        text = text.encode("ascii", "replace").decode()  # the font has no more
+        length = cv2.getTextSize(text, FONT, SCALE, 1)[0][0] + (LINE if label else 0)
+        if lines[-1] and x + length > width - MARGIN:
+            lines.append([])
+            x = MARGIN
+        lines[-1].append((x, label, text))
+        x += length + 2 * MARGIN
+    canvas = np.full((LINE * len(lines) + MARGIN, width, 3), 255, np.uint8)
+    for row, line in enumerate(lines):
+        base = LINE * (row + 1) - MARGIN // 2
+        for x, label, text in line:
+            if label:
+                cv2.rectangle(canvas, (x, base - 10), (x + 10, base), colour_of(label), cv2.FILLED)
+            start = x + LINE if label else x
+            cv2.putText(canvas, text, (start, base), FONT, SCALE, (0, 0, 0), 1, cv2.LINE_AA)
+    return canvas
 
 
 def _framed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:

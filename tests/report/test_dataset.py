@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import test_voc
+import tiny
+from layouts import voc_beside
 
 from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import SSD300_VOC, PriorSpec, iou, make_priors
@@ -228,8 +230,10 @@ def get_config():
 def columns(path):
     """The five columns of a sheet, without their borders."""
     drawn = cv2.imread(str(path)).astype(int)
-    assert drawn.shape == (6 * 68, 5 * 68, 3)
-    return drawn.reshape(6, 68, 5, 68, 3)[:, 2:66, :, 2:66].transpose(2, 0, 1, 3, 4)
+    below = len(drawn) - 6 * 68  # the legend
+    assert drawn.shape[1] == 5 * 68 and 18 <= below <= 5 * 18 + 6
+    assert (drawn[6 * 68 :] != 255).any()
+    return drawn[: 6 * 68].reshape(6, 68, 5, 68, 3)[:, 2:66, :, 2:66].transpose(2, 0, 1, 3, 4)
 
 
 def test_the_report_is_of_the_config_to_train_with(voc, tmp_path, monkeypatch, capsys):
@@ -251,6 +255,37 @@ def test_the_report_is_of_the_config_to_train_with(voc, tmp_path, monkeypatch, c
     main([*arguments, "--config.augment.brightness_probability=1.0"])
     plain, *trained = columns("sheet.png")
     assert not all((column == trained[0]).all() for column in trained)
+
+
+def test_a_folder_is_all_that_the_command_needs(tmp_path, monkeypatch, capsys):
+    """Its split and its sheet are the folder's; the config is that for one's own images."""
+    images = tiny.Images(12)
+    voc_beside(tmp_path / "pets", Examples([images[i] for i in range(12)], images.class_names))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(["../pets", "--sheet=", "--config.spec.sizes=(10.0, 20.0, 40.0, 80.0, 100.0)"])
+    out = capsys.readouterr().out
+    found = "VOC XML in *.xml: 12 images, 18 boxes of 2 classes (bright, dark); no splits"
+    assert out.startswith(f"../pets: {found}\nsplit       all\n")
+    assert "priors of finetune" in out and "12 images are few" in out and not list(Path().iterdir())
+    main(["../pets", "all[~:50%]", "--eval=all[~50%:]", "--base=voc_folder", f"--json={tmp_path}/report.json"])
+    out = capsys.readouterr().out
+    assert (
+        "none is also in the training split" in out
+        and "samples before and after augmentation: pets_samples.png" in out
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["images"] == 6
+    assert cv2.imread("pets_samples.png").shape[1] == 5 * 304
+    base = f"--config.data.source=auto --config.data.root={tmp_path}/pets --config.data.train=all[:4]".split()
+    main(["--base=voc_folder", *base, "--eval=all[4:]"])
+    assert "images      4," in capsys.readouterr().out
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(SystemExit, match=r"a dataset must be a folder, or one of auto, .*; got '.*/none'"):
+        main([f"{tmp_path}/none"])
+    with pytest.raises(SystemExit, match=r"a split must be given for the kind shapes; got none"):
+        main(["shapes"])
 
 
 def test_a_name_is_a_config_of_the_repository(tmp_path, monkeypatch):
