@@ -3,7 +3,7 @@
 It reproduces nothing: images, classes and splits are yours.
 
     pip install ssd_jax[efficientnet]
-    python train.py --config=configs/finetune.py --workdir=runs/mine --config.data.root=DIR \
+    ssd-jax train --config=finetune --workdir=runs/mine --config.data.root=DIR \
         --config.data.train=trainval --config.data.eval=test
 
 The network is SSD on EfficientNet-Lite0 with light extra layers and heads, 320 x 320 pixels. The weights come from

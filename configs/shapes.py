@@ -2,7 +2,7 @@
 
 It reproduces nothing: it shows that everything works.
 
-    python train.py --config=configs/shapes.py --workdir=runs/demo
+    ssd-jax train --config=shapes --workdir=runs/demo
 
 Time: `make demo` took 5 min 24 s with the installation, on two busy cores (jax 0.10.2, Python 3.11).
 

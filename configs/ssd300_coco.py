@@ -2,7 +2,7 @@
 
 Recipe: Caffe's examples/ssd/ssd_coco.py.
 
-    python train.py --config=configs/ssd300_coco.py --workdir=runs/ssd300_coco --config.data.root=COCO \
+    ssd-jax train --config=ssd300_coco --workdir=runs/ssd300_coco --config.data.root=COCO \
         --config.init_from=FILE
 
 COCO holds `annotations/instances_train2017.json`, `train2017/` and the same for `val2017`; FILE has weights of VGG16

@@ -1,6 +1,6 @@
 """SSD300 with ResNet-50 in place of VGG16, NVIDIA's network, on PASCAL VOC: the paper's recipe, NVIDIA's warm-up.
 
-    python train.py --config=configs/ssd300_resnet50_voc.py --workdir=runs/resnet50_voc \
+    ssd-jax train --config=ssd300_resnet50_voc --workdir=runs/resnet50_voc \
         --config.data.root=VOCdevkit --config.init_from=resnet50-0676ba61.pth
 
 The file has torchvision's ImageNet weights (docs/weights.md). The priors are those of SSD300 on VOC.

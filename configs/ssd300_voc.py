@@ -2,7 +2,7 @@
 
 This is the full config; the others are changes to it. Recipe: Caffe's examples/ssd/ssd_pascal.py.
 
-    python train.py --config=configs/ssd300_voc.py --workdir=runs/ssd300_voc --config.data.root=VOCdevkit \
+    ssd-jax train --config=ssd300_voc --workdir=runs/ssd300_voc --config.data.root=VOCdevkit \
         --config.init_from=FILE
 
 FILE has weights of VGG16 (docs/weights.md).
@@ -88,7 +88,10 @@ def get_config() -> ConfigDict:
     config.optimizer.thaw_step = 0  # the step from which they train; 0: never
     config.optimizer.rates = ConfigDict({"trunk": 1.0})  # factors on the learning rate of layers, here the backbone
 
+    config.log = ConfigDict()
+    config.log.writers = ("tensorboard",)  # also "wandb", "mlflow", "trackio", with the extra of that name
+
     config.eval = ConfigDict()
     config.eval.batch_size = 32
-    config.eval.images = 4  # whose detections TensorBoard shows after an evaluation
+    config.eval.images = 4  # whose detections `log.writers` show after an evaluation
     return config.lock()

@@ -2,7 +2,7 @@
 
 Caffe's script for it was not released: the schedule is that of SSD300.
 
-    python train.py --config=configs/ssd512_coco.py --workdir=runs/ssd512_coco --config.data.root=COCO \
+    ssd-jax train --config=ssd512_coco --workdir=runs/ssd512_coco --config.data.root=COCO \
         --config.init_from=FILE
 
 COCO is the folder that configs/ssd300_coco.py describes; FILE has weights of VGG16 (docs/weights.md).

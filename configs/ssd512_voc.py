@@ -1,6 +1,6 @@
 """SSD512 on PASCAL VOC 2007 and 2012 from ImageNet weights: 79.8 mAP in Caffe (its README).
 
-    python train.py --config=configs/ssd512_voc.py --workdir=runs/ssd512_voc --config.data.root=VOCdevkit \
+    ssd-jax train --config=ssd512_voc --workdir=runs/ssd512_voc --config.data.root=VOCdevkit \
         --config.init_from=FILE
 
 FILE has weights of VGG16 (docs/weights.md).

@@ -2,7 +2,7 @@
 
 It reproduces nothing: images, classes and splits are yours.
 
-    python train.py --config=configs/voc_folder.py --workdir=runs/mine --config.data.root=DIR \
+    ssd-jax train --config=voc_folder --workdir=runs/mine --config.data.root=DIR \
         --config.data.train=train+val --config.data.eval=test
 
 DIR holds `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/<split>.txt`. With a GPU, use the full width:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import select
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -112,8 +113,8 @@ def parse_step(text: str | None) -> int | str | None:
 def command(level: int = logging.WARNING) -> Iterator[None]:
     """Run the body of a script: log our messages from `level` on, and end with one line for an error of the user's.
 
-    These are ValueError, OSError and FloatingPointError; SSD_JAX_TRACEBACK=1 shows where they arose. What the body
-    prints may have no reader: see `Output`.
+    These are ValueError, OSError and FloatingPointError; SSD_JAX_TRACEBACK=1 shows where they arose. A message is
+    logged once, however often the body opens a dataset. What the body prints may have no reader: see `Output`.
     """
     absl.logging.set_verbosity(absl.logging.WARNING)
     logger = logging.getLogger("ssd_jax")
@@ -121,6 +122,7 @@ def command(level: int = logging.WARNING) -> Iterator[None]:
     with Output(sys.stdout) as stdout, Output(sys.stderr) as stderr:
         handler = logging.StreamHandler(stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.addFilter(_Once())
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
@@ -131,6 +133,8 @@ def command(level: int = logging.WARNING) -> Iterator[None]:
             if os.environ.get("SSD_JAX_TRACEBACK"):
                 raise
             sys.exit(f"error: {_one_line(_without_number(error))}")
+        except KeyboardInterrupt:  # a training takes it over: see `loop.signals`
+            sys.exit(128 + signal.SIGINT)
         finally:
             logger.removeHandler(handler)
             logger.level, logger.propagate = before
@@ -191,6 +195,20 @@ class Output:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
+
+
+class _Once(logging.Filter):
+    """Lets each message pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._seen
+        self._seen.add(text)
+        return is_new
 
 
 def _without_number(error: Exception) -> str:

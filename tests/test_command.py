@@ -25,6 +25,7 @@ def test_logging_is_afterwards_as_it_was_before(level, capsys):
     before = LOGGER.level, LOGGER.propagate, list(LOGGER.handlers), sys.stdout, sys.stderr
     with command(level):
         LOGGER.warning("a warning")
+        LOGGER.warning("a %s", "warning")  # it was said
     assert (LOGGER.level, LOGGER.propagate, LOGGER.handlers, sys.stdout, sys.stderr) == before
     assert capsys.readouterr().err == ("WARNING: a warning\n" if level == logging.WARNING else "")
 
@@ -33,6 +34,9 @@ def test_an_error_of_the_user_is_one_line_and_the_rest_is_not_hidden(monkeypatch
     monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
     with pytest.raises(SystemExit, match=r"^error: rule; got this and that$"), command():
         raise ValueError("rule; got this\nand that")
+    with pytest.raises(SystemExit) as caught, command():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
     with pytest.raises(ZeroDivisionError), command():
         raise ZeroDivisionError
     monkeypatch.setenv("SSD_JAX_TRACEBACK", "1")

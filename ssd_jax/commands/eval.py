@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     with command():
         step = parse_step(options.step)
 
-        from ssd_jax.loop.evaluate import evaluate_checkpoint, table, write_results
+        from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
         from ssd_jax.loop.pages import write_run_page
         from ssd_jax.parallel import require_devices
 
@@ -40,11 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         evaluation = evaluate_checkpoint(options.workdir, split=options.split, step=step)
         results = evaluation.results
         print(table(results))
-        print(
-            f"\nmAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "
-            f"on {results['images']} images of {results['split']}, step {results['step']}",
-            flush=True,
-        )
+        print(f"\n{headline(results)}", flush=True)
         print(f"written to {write_results(evaluation, options.workdir)}")  # last: the workdir may be read-only
         if options.report:
             page = write_run_page(

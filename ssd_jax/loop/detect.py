@@ -101,7 +101,7 @@ def best_scores(detector: Detector, workdir: str | Path, *, unknown: float = 0.4
     if detector.thresholds is None:
         raise ValueError(
             f"score must be a number if no evaluation has stored the best scores of step {detector.step} of "
-            f"{workdir}; got auto; evaluate first: python eval.py --workdir={workdir}"
+            f"{workdir}; got auto; evaluate first: ssd-jax eval --workdir={workdir}"
         )
     best = np.array([detector.thresholds.get(name, np.nan) for name in detector.class_names])  # [C - 1]
     missing = [name for name, score in zip(detector.class_names, best, strict=True) if np.isnan(score)]

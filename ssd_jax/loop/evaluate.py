@@ -302,6 +302,14 @@ def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
     return path
 
 
+def headline(results: Results) -> str:
+    """Say in one line how good a checkpoint is; `results` are those of `evaluate_checkpoint`."""
+    return (
+        f"mAP@0.5 {results['mAP']:.4f} (11-point), {results['mAP_area']:.4f} (area) "
+        f"on {results['images']} images of {results['split']}, step {results['step']}"
+    )
+
+
 def table(results: Results) -> str:
     """Lay out the results as text, one line for each class."""
     width = max(map(len, [*results["AP"], "class"]))

@@ -1,22 +1,18 @@
-"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard."""
+"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, and the writers that the config names."""
 
-import contextlib
 import json
 import logging
-import socket
 import sys
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
-from ssd_jax.files import append_text, to_json, with_path, write_text
+from ssd_jax.files import append_text, to_json, write_text
 from ssd_jax.loop.progress import duration
+from ssd_jax.loop.writers import Origin, Writer, open_writers
 
 logger = logging.getLogger("ssd_jax")
 
@@ -27,7 +23,16 @@ class Log:
     An error of the disk is raised at once, as an OSError that names the file.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, steps: int, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        steps: int,
+        enabled: bool = True,
+        writers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Continue the log at `start_step`, and drop what an interrupted run wrote after it.
 
         Args:
@@ -35,6 +40,8 @@ class Log:
           start_step: the number of updates before this start.
           steps: the number of updates at the end of the run.
           enabled: False for a log that writes nothing: only the first of several processes writes.
+          writers: as in the config's `log.writers`.
+          config: of the run, for the services among the writers.
         """
         self._enabled, self._path = enabled, workdir / "metrics.jsonl"
         self._bar = tqdm(
@@ -46,20 +53,22 @@ class Log:
             miniters=1,
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed} elapsed{postfix}]",
         )
+        self._writers: list[Writer] = []
         if enabled:
             _drop_lines_after(self._path, start_step)
-            self._board = _Board(workdir / "tensorboard", start_step)
+            self._writers = open_writers(writers, Origin(workdir, start_step, config or {}))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Record `values` after `step` updates; `metrics.jsonl` has null for what is not a finite number."""
         if self._enabled:
             append_text(self._path, to_json({"step": step} | values) + "\n")
-            self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
+            for writer in self._writers:
+                writer.scalars(step, values)
 
     def images(self, step: int, images: dict[str, np.ndarray]) -> None:
-        """Show RGB uint8 images `[h, w, 3]` in TensorBoard."""
-        if self._enabled:
-            self._board.write(step, *(summary.image(name, i, dataformats="HWC") for name, i in images.items()))
+        """Pass RGB uint8 images `[h, w, 3]` to the writers."""
+        for writer in self._writers:
+            writer.images(step, images)
 
     def progress(self, step: int, values: dict[str, float], *, elapsed: float, left: float | None = None) -> None:
         """Show the step, `values`, and the seconds elapsed and left, on the terminal."""
@@ -83,39 +92,8 @@ class Log:
     def __exit__(self, *_: object) -> None:
         """Close every file."""
         self._bar.close()
-        if self._enabled:
-            self._board.close()
-
-
-class _Board:
-    """TensorBoard's file of events, written by the thread that calls.
-
-    tensorboardX's `SummaryWriter` has its own thread. When a full disk ends that thread, the next call never returns.
-    """
-
-    def __init__(self, folder: Path, start_step: int) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
-        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"))
-        self._write(Event(file_version="brain.Event:2"))
-        if start_step:  # TensorBoard then drops the events of an interrupted run from this step on
-            self._write(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, *summaries: Any) -> None:
-        self._write(*(Event(step=step, summary=value) for value in summaries))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # every event was flushed, or raised its error, when it was written
-            self._file.close()
-
-    def _write(self, *events: Any) -> None:
-        try:
-            for event in events:
-                event.wall_time = time.time()
-                self._file.write(event.SerializeToString())
-            self._file.flush()
-        except OSError as error:
-            raise with_path(error, self._folder) from error
+        for writer in self._writers:
+            writer.close()
 
 
 def read_log(workdir: Path) -> list[dict[str, Any]]:

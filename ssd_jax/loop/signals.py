@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_CODE = 75
-"""What `train.py` exits with after an interruption (sysexits' EX_TEMPFAIL): the same command again goes on."""
+"""What `ssd-jax train` exits with after an interruption (sysexits' EX_TEMPFAIL): the same command again goes on."""
 
 
 class Interruption:

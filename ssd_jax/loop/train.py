@@ -19,6 +19,7 @@ from ssd_jax.loop.profile import trace_steps
 from ssd_jax.loop.progress import Clock, duration
 from ssd_jax.loop.signals import Interruption
 from ssd_jax.loop.workdir import changes, jsonlike, save_config
+from ssd_jax.loop.writers import check_writers
 from ssd_jax.model import describe, from_description
 from ssd_jax.parallel import is_first, of_every_process, put_on_devices, topology
 from ssd_jax.training import TrainState
@@ -39,9 +40,9 @@ class Start(NamedTuple):
 def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> bool:
     """Train as `config` says and write everything into `workdir`; the same call again resumes where it stopped.
 
-    It writes `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`, and with `profile` also `profile/`, a
-    trace of a few steps. Each of several processes (see `parallel.join`) calls this with a workdir that all of them
-    see; the first one writes.
+    It writes `config.json`, `checkpoints/`, `metrics.jsonl` and what `config.log.writers` names, and with `profile`
+    also `profile/`, a trace of a few steps. Each of several processes (see `parallel.join`) calls this with a workdir
+    that all of them see; the first one writes.
 
     Returns:
       whether the run came to its end, which with `config.stop_after` may be before the last step. SIGTERM or SIGINT
@@ -64,6 +65,8 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     if config.stop_after > 0 and not config.eval_every:
         raise ValueError(f"eval_every must be above 0 for a run with stop_after; got {config.eval_every}")
     Patience(config.stop_after, {})  # refuses a wrong value
+    if first:
+        check_writers(config.log.writers)
 
     def evaluates(step: int) -> bool:
         return due(step, config.eval_every) or (step == config.steps and config.eval_every > 0)
@@ -87,7 +90,14 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
         unreadable = Unreadable(run.source, limit=config.data.max_unreadable)
         # The first steps compile, and are not what one wants to see in a profile.
         traced = max(start.step + 1, min(start.step + 1 + TRACED, config.steps + 1 - TRACED))
-        log = Log(workdir, start_step=start.step, steps=config.steps, enabled=first)
+        log = Log(
+            workdir,
+            start_step=start.step,
+            steps=config.steps,
+            enabled=first,
+            writers=config.log.writers,
+            config=config.to_dict(),
+        )
         # The log has the scores of all evaluations up to this step, so that a resumed run counts as a straight one.
         patience = Patience(config.stop_after, logged_scores(workdir, evaluator.score_name) if first else {})
         clock = Clock(config.steps, config.eval_every)

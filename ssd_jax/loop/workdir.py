@@ -65,6 +65,7 @@ def defaults() -> dict[str, Any]:
         },
         "optimizer": {"frozen": (), "thaw_step": 0, "rates": {"trunk": 1.0}},
         "eval": {"batch_size": 32, "images": 4},
+        "log": {"writers": ("tensorboard",)},
     }
 
 

@@ -76,7 +76,7 @@ def is_of_classes(name: str) -> bool:
 
 
 def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[str], *, root: str = "") -> None:
-    """Write a workdir that `eval.py` and `detect.py` can use: `config.json`, and a checkpoint of step 0.
+    """Write a workdir that `ssd-jax eval` and `ssd-jax detect` can use: `config.json`, and a checkpoint of step 0.
 
     Args:
       weights: of a detector.

