@@ -18,7 +18,7 @@ MARGIN = 0.04  # of the time, for what is not foreseen
 # an image to detect in. The step has gradients as well, so that both are on the safe side.
 EVAL_COMPILATION, EVAL_IMAGE = 0.5, 0.7
 STARTING, DRAWING = 8.0, 8.0  # seconds: to save, load and draw
-SAVES, LOGS = 4, 60  # of a run
+SAVES, LOGS = 4, 40  # of a run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,15 +100,15 @@ def show_results(workdir: str | Path) -> None:
     print(table(evaluation.results), f"\n{headline(evaluation.results)}", sep="\n")
     print(f"written to {write_results(evaluation, workdir)}")
     drawings = workdir / "drawings"
-    count = detect_images(workdir, [], drawings, samples=SAMPLES)
+    count = detect_images(workdir, [], drawings, score="auto", samples=SAMPLES)
     print(f"the detections in {count} images of {evaluation.results['split']} are drawn in {drawings}")
     run, longer = (shlex.quote(str(path)) for path in (workdir, workdir.with_name(f"{workdir.name}_longer")))
     root = shlex.quote(load_config(workdir).data.root)
     print(
         "next:",
-        f"  ssd-jax detect --workdir={run} --out=DIR IMAGE_OR_FOLDER   # detects in other images",
-        f"  ssd-jax eval --workdir={run} --report                      # shows why it errs",
-        f"  ssd-jax train {root} --workdir={longer} --minutes=60       # trains longer",
-        f"  ssd-jax export --workdir={run} --out=FILE                  # writes the detector as one file",
+        f"  detect in other images:          ssd-jax detect --workdir={run} --out=DIR --score=auto IMAGE_OR_FOLDER",
+        f"  see why it errs:                 ssd-jax eval --workdir={run} --report",
+        f"  train longer:                    ssd-jax train {root} --workdir={longer} --minutes=60",
+        f"  write the detector as one file:  ssd-jax export --workdir={run} --out=FILE.stablehlo",
         sep="\n",
     )

@@ -143,8 +143,8 @@ def test_a_folder_becomes_a_detector_with_drawings_in_one_command(trained, capsy
     assert len(drawings) == 5
     assert all(cv2.imread(str(workdir / "drawings" / name)).shape[2] == 3 for name in drawings)
     root = workdir.parent / "my images"
-    advice = [line.split("  #")[0].strip() for line in out.partition("\nnext:\n")[2].splitlines()]
-    assert advice[0] == "ssd-jax detect --workdir=run --out=DIR IMAGE_OR_FOLDER"
+    advice = [line.partition(":")[2].strip() for line in out.partition("\nnext:\n")[2].splitlines()]
+    assert advice[0] == "ssd-jax detect --workdir=run --out=DIR --score=auto IMAGE_OR_FOLDER"
     assert f"ssd-jax train '{root}' --workdir=run_longer --minutes=60" in advice
 
     # The same line again, with another time: the run keeps its steps.
