@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("ssd_jax.commands.eval", "evaluate a run"),
     "detect": ("ssd_jax.commands.detect", "detect in images and videos, and draw what is found"),
     "export": ("ssd_jax.commands.export", "write a detector as one file that runs elsewhere"),
+    "convert": ("ssd_jax.commands.convert", "write a dataset in another layout"),
     "check": ("ssd_jax.report.check", "report what is in a dataset, and what is wrong with it"),
     "report": ("ssd_jax.loop.pages", "write the evaluation page of one or more runs"),
 }

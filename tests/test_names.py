@@ -23,6 +23,7 @@ SAME_FILES = {
     "train": "commands holds the command line of what loop does",
     "detect": "commands holds the command line of what loop does",
     "export": "commands holds the command line of what the room export does",
+    "convert": "commands writes datasets in other layouts, and pretrained turns published weights into ours",
     "coco": "data reads the annotations and metrics computes the numbers of one benchmark, COCO",
     "voc": "data reads the annotations and metrics computes the numbers of one benchmark, PASCAL VOC",
 }

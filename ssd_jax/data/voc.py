@@ -235,6 +235,9 @@ def read_voc(
         owner[image] = file
         annotated.append(Annotated(image, folder.path(image), image, path, annotation.size, annotation.objects))
     places = {owner[a.file]: index for index, a in enumerate(annotated)}
+    splits = _listed_splits(folder, places, options)
+    if len(splits.get("all", ())) == len(annotated):
+        del splits["all"]  # the name for all images in any case
     without = len(folder.images) - len(annotated)
     return annotated_reading(
         "voc",
@@ -243,7 +246,7 @@ def read_voc(
         annotated,
         where=files_text(files),
         class_names=sorted({o.name for a in annotated for o in a.objects}),
-        splits=_listed_splits(folder, places, options) or None,
+        splits=splits or None,
         missing=missing,
         inclusive=True,
         notes=[f"{plural(without, 'image')} without annotation left out"] if without else [],
