@@ -100,7 +100,7 @@ class VideoReader:
                 if self._closed:
                     return
                 read, image = self._capture.read()
-                seconds = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
+                seconds = self._property(cv2.CAP_PROP_POS_MSEC) / 1000 or number / self.fps  # 0: not known
             if not read:
                 return
             yield Frame(number, round(seconds, 4), cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))
