@@ -123,7 +123,7 @@ def write_comparison(
         for name in base.record.class_names if base.n_objects[name]
     ]  # fmt: skip
     sections = section("Which run is better", "".join(f"<p>{html.escape(text)}.</p>" for text in sentences))
-    sections += section("Numbers", html_table(header, numbers))
+    sections += section("Numbers", html_table(header, numbers, style="words"))
     sections += section(
         "Classes, AP by area", html_table(["class", *runs, *(f"{n} minus {first}" for n in compared)], classes)
     )

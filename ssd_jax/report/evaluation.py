@@ -189,23 +189,23 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
         "mAP, mean over IoU 0.5 to 0.95": f"{analysis.mAP_over_iou:.4f}",
         "images": f"{len(record.image_ids):,}",
         "objects": f"{sum(analysis.n_objects.values()):,}",
-        "objects that nothing near finds": f"{missed:,}",
+        "objects without a detection near them": f"{missed:,}",
     }
     if analysis.no_prior is not None:
-        numbers["of them, objects that no prior overlaps by 0.5"] = f"{len(analysis.no_prior):,}"
+        numbers["of these, objects that no prior overlaps by 0.5"] = f"{len(analysis.no_prior):,}"
     labels = ("background", *record.class_names)
     figures = [
         (plots.precision_recall_plot({name: (c.recall, c.precision) for name, c in analysis.curves.items()}),
          "Precision over recall at IoU 0.5."),
-        (plots.bars({kind: errors.costs[kind] for kind in KINDS}, label="mAP lost",
+        (plots.bars({KIND_TEXTS[kind]: errors.costs[kind] for kind in KINDS}, label="mAP lost",
                     texts=[f"{errors.costs[kind]:.3f} ({errors.counts[kind]:,})" for kind in KINDS]),
          "What each kind of error costs: by how much mAP (area) would rise without it; in brackets how many "
          "there are. The costs do not add up."),
         (_recall_bars(analysis.sizes),
          "Recall by size: side of a square of equal area, pixels at the network's input."),
-        (_recall_bars(analysis.overlaps, "{:g}"),
+        (_recall_bars(analysis.overlaps),
          "Recall by crowding: the largest IoU with another object of the image, of any class."),
-        (_recall_bars(analysis.numbers), "Recall by the number of objects in the image."),
+        (_recall_bars(analysis.numbers, whole=True), "Recall by the number of objects in the image."),
         (plots.grid_plot(at.n_found / np.maximum(at.n_objects, 1), _cells(at.n_found, at.n_objects),
                          label="Recall in the parts of the image"),
          "Recall by position: objects found, of those whose centre is in this part of the image."),
@@ -222,7 +222,7 @@ def body(analysis: Analysis, history: Sequence[Mapping[str, float]]) -> str:
     drawn = "".join(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>" for svg, caption in figures)
     return "\n".join(
         [
-            section("Numbers", html_table(["number", "value"], list(numbers.items()))),
+            section("Numbers", html_table(["number", "value"], list(numbers.items()), style="words")),
             section("Classes", html_table(CLASS_HEADER, _class_rows(analysis))),
             section("Where the errors are", f'<div class="figures">{drawn}</div>'),
             section("Errors of each class", html_table(
@@ -252,8 +252,8 @@ def section(heading: str, content: str) -> str:
     return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table; the first column names the rows."""
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: str = "") -> str:
+    """Return an HTML table; the first column names the rows. With the style "words", cells may have several lines."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
     lines = [
         f'<tr><th scope="row">{html.escape(row[0])}</th>'
@@ -261,7 +261,8 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         + "</tr>"
         for row in rows
     ]
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    table = f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def _class_rows(analysis: Analysis) -> list[list[str]]:
@@ -277,16 +278,18 @@ def _number(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.4f}"
 
 
-def _recall_bars(bins: Sequence[RecallBin], number: str = "{:.0f}") -> str:
-    names = [
-        f"{number.format(b.smallest)} and more"
-        if np.isinf(b.largest)
-        else f"{number.format(b.smallest)} to {number.format(b.largest)}"
-        for b in bins
-    ]
+def _recall_bars(bins: Sequence[RecallBin], *, whole: bool = False) -> str:
+    """Plot recall in bins; `whole` for a quantity that is a whole number."""
     recalls = [0.0 if np.isnan(b.recall) else b.recall for b in bins]
     texts = [f"{b.n_found:,} of {b.n_objects:,}" for b in bins]
+    names = [_range(b.smallest, b.largest - whole) for b in bins]
     return plots.bars(dict(zip(names, recalls, strict=True)), label="recall", texts=texts)
+
+
+def _range(smallest: float, largest: float) -> str:
+    if np.isinf(largest):
+        return f"{smallest:g} and more"
+    return f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}"
 
 
 def _cells(part: np.ndarray, whole: np.ndarray) -> list[list[str]]:

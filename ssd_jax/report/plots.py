@@ -74,7 +74,7 @@ def calibration_plot(score: np.ndarray, precision: np.ndarray, counts: np.ndarra
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1)
     filled = counts > 0
     size = 20 + 180 * counts[filled] / max(1, counts.max())
-    axes.scatter(score[filled], precision[filled], s=size, color=COLOURS[0], alpha=0.8)
+    axes.scatter(score[filled], precision[filled], s=size, color=COLOURS[0], alpha=0.8, clip_on=False)
     axes.set(xlabel="score", ylabel="share that is correct", xlim=(0, 1), ylim=(0, 1.02))
     return _svg(figure, "Share of correct detections over their score; on the diagonal scores are probabilities")
 
