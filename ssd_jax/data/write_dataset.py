@@ -162,7 +162,7 @@ def _xml(written: Written, class_names: Sequence[str]) -> str:
         tags = zip(("xmin", "ymin", "xmax", "ymax"), corners.tolist(), strict=True)
         box = "".join(f"<{tag}>{_decimal(value)}</{tag}>" for tag, value in tags)
         lines.append(
-            f"  <object><name>{escape(class_names[label - 1])}</name><difficult>{int(difficult)}</difficult>"
+            f"  <object><name>{escape(class_names[int(label) - 1])}</name><difficult>{int(difficult)}</difficult>"
             f"<bndbox>{box}</bndbox></object>"
         )
     return "\n".join([*lines, "</annotation>", ""])

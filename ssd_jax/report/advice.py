@@ -35,7 +35,8 @@ def _about_boxes(report: Report, spec: PriorSpec) -> list[str]:
         return ["No image has a box: there is nothing to learn."]
     sentences = []
     side = spec.image_size * np.sqrt(area(report.corners))  # [N]
-    small, uncovered = np.mean(side < SMALL), np.mean(best_iou(report.corners, spec) < IOU)
+    small = float(np.mean(side < SMALL))
+    uncovered = float(np.mean(best_iou(report.corners, spec) < IOU))
     if small >= 0.1:
         sentences.append(
             f"{_percent(small)} of the boxes are under {SMALL} pixels at this input of {spec.image_size}: use a "
