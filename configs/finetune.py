@@ -32,11 +32,11 @@ SPEC = PriorSpec(
 
 def get_config() -> ConfigDict:
     config = voc_folder.get_config().unlock()
-    config.steps = 900
+    config.steps = 600
     config.batch_size = 8
     config.log_every = 20
     config.save_every = 300
-    config.eval_every = 450
+    config.eval_every = 600
     config.init_from = "efficientnet_lite0"
 
     config.data.canvas_size = 384
@@ -51,11 +51,11 @@ def get_config() -> ConfigDict:
 
     # Early layers serve any images, and their gradients are the dearest: they stay as they are, and so do all
     # depthwise kernels of the backbone.
-    config.optimizer.frozen = ("trunk/stem", "trunk/stage[1-5]_*", "trunk/*/depthwise/conv")
-    config.optimizer.rates.trunk = 0.1
+    config.optimizer.frozen = ("trunk/stem", "trunk/stage[1-3]_*", "trunk/*/depthwise/conv")
+    config.optimizer.rates.trunk = 0.25
     config.optimizer.clip_norm = 10.0
     config.schedule.learning_rate = 2e-3
-    config.schedule.warmup_steps = 90
+    config.schedule.warmup_steps = 60
 
     config.augment.crop_scale = (0.5, 1.0)
     return config.lock()

@@ -28,7 +28,7 @@ def by_name(tree):
 def test_the_early_stages_and_the_depthwise_kernels_of_the_backbone_are_frozen():
     frozen = by_name(is_frozen(parameters(), CONFIG.optimizer.frozen))
     for name, value in frozen.items():
-        early = name.split("/")[1].split("_")[0] in ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
+        early = name.split("/")[1].split("_")[0] in ("stem", "stage1", "stage2", "stage3")
         depthwise = name.endswith("/depthwise/conv/kernel")
         assert value == (name.startswith("trunk/") and (early or depthwise)), name
     assert any(frozen.values())
@@ -37,7 +37,7 @@ def test_the_early_stages_and_the_depthwise_kernels_of_the_backbone_are_frozen()
 
 def test_what_trains_of_the_backbone_trains_more_slowly_than_the_new_layers():
     factors = by_name(rate_factors(parameters(), CONFIG.optimizer.rates.to_dict()))
-    assert {value for name, value in factors.items() if name.startswith("trunk/")} == {0.1}
+    assert {value for name, value in factors.items() if name.startswith("trunk/")} == {0.25}
     assert {value for name, value in factors.items() if not name.startswith("trunk/")} == {1.0}
 
 
@@ -71,5 +71,4 @@ def test_gradients_of_frozen_stages_are_not_even_traced():
         step = jax.jit(tiny.train_step(optimizer, model=model, frozen=frozen))
         return step.lower(state, batch, jax.random.key(1)).cost_analysis()["flops"]
 
-    stages = ("trunk/stem", "trunk/stage[1-5]_*")
-    assert flops(stages) < 0.75 * flops(())
+    assert flops(CONFIG.optimizer.frozen) < 0.9 * flops(())
