@@ -49,9 +49,7 @@ def main():
 def run(*arguments):
     """Run a script of the repository; return its seconds and its processor seconds."""
     started, before = time.perf_counter(), processor_seconds()
-    subprocess.run(
-        [sys.executable, ROOT / arguments[0], *arguments[1:]], check=True, stdout=sys.stderr, cwd=os.getcwd()
-    )
+    subprocess.run([sys.executable, ROOT / arguments[0], *arguments[1:]], check=True, stdout=sys.stderr)
     return time.perf_counter() - started, processor_seconds() - before
 
 
