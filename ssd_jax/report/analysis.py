@@ -103,7 +103,7 @@ def analyse(record: Record, *, replicates: int = 1000, seed: int = 0) -> Analysi
     ranked = rankings(record, errors)
     drawn = mean_average_precisions(ranked, weights, ("11point", "area"))  # [2, replicates]
     spec = record.spec
-    size = spec.image_size if spec else 300
+    size = spec.mean_side if spec else 300
     return Analysis(
         record,
         errors,
