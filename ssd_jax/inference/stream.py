@@ -2,6 +2,7 @@
 
 import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -194,7 +195,8 @@ def _batches(prepared: Iterable[tuple[Seen, Iterator[np.ndarray]]], size: Side, 
 def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> Iterator[Seen]:
     """Keep the device busy with one batch while the results of the one before it are yielded."""
     running: deque[tuple[Rows, Future[Iterable[Any]] | None]] = deque()
-    with ThreadPoolExecutor(1, "network") as network:  # a program that is no asynchronous one runs in its thread
+    network = ThreadPoolExecutor(1, "network")  # a program that returns when it has ended runs there meanwhile
+    try:
         while True:
             try:
                 batch = batches.get(block=not running)
@@ -209,6 +211,9 @@ def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> I
             running.append((batch, network.submit(run, batch.pixels[: batch.filled]) if batch.filled else None))
             if len(running) > 1:
                 yield from _finish(*running.popleft())
+    finally:
+        if not sys.is_finalizing():  # Python has ended the threads already
+            network.shutdown(wait=False, cancel_futures=True)
 
 
 def _finish(batch: Rows, results: "Future[Iterable[Any]] | None") -> Iterator[Seen]:
