@@ -132,11 +132,10 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: in one line that names the file, if it is not JSON, or no regular file.
+      ValueError: in one line that names the file, if it is not JSON.
     """
-    content = read_bytes(path)
     try:
-        return json.loads(content)
+        return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the file must be JSON; got {error}") from None
 

@@ -21,9 +21,13 @@ from ssd_jax.loop.signals import EXIT_CODE
 STEPS_A_KILL = 15  # of which a killed run makes some twelve at most
 
 
-def start(workdir, steps, cache):
-    settings = [f"--config.steps={steps}", "--config.log_every=1", "--config.eval_every=0"]
-    return start_training(workdir, *settings, devices=4, cache=cache)
+# Settings of a network with depthwise convolutions.
+LIGHT = tuple(f"--config.model.{option}" for option in ("backbone=short_light", "extras=light", "heads=light"))
+
+
+def start(workdir, steps, cache, settings):
+    fixed = [f"--config.steps={steps}", "--config.log_every=1", "--config.eval_every=0"]
+    return start_training(workdir, *fixed, *settings, devices=4, cache=cache)
 
 
 def until_it_logged(process, log, lines):
@@ -41,18 +45,18 @@ def finish(process):
         raise RuntimeError(f"the run ended with {process.returncode}:\n{errors}")
 
 
-def interrupted_run(workdir, *, signals, steps, seed, cache):
+def interrupted_run(workdir, *, signals, steps, seed, cache, settings):
     """Run to the end through `signals` at random moments; return how many hit a running process."""
     moments = random.Random(seed)
     hits = 0
     for number in signals:
-        process = start(workdir, steps, cache)
+        process = start(workdir, steps, cache, settings)
         until_it_logged(process, workdir / "metrics.jsonl", moments.randint(1, 12))
         time.sleep(moments.uniform(0, 0.05))
         process.send_signal(number)
         process.communicate()
         hits += process.returncode in (-number, EXIT_CODE)
-    finish(start(workdir, steps, cache))
+    finish(start(workdir, steps, cache, settings))
     return hits
 
 
@@ -62,17 +66,17 @@ def final_state(workdir, steps):
         return checkpoints.restore_variables(steps)
 
 
-def compare(signals, *, seed=0, cache=None):
+def compare(signals, *, seed=0, cache=None, settings=()):
     """Return how many of the signals hit, and whether both ends are equal bit by bit.
 
-    `cache` is a folder for compiled programs, by default one that goes at the end.
+    `cache` is a folder for compiled programs, by default one that goes at the end. `settings` change the config.
     """
     steps = STEPS_A_KILL * (len(signals) + 1)
     with tempfile.TemporaryDirectory() as folder:
         straight, interrupted = Path(folder) / "straight", Path(folder) / "interrupted"
         cache = cache or Path(folder) / "xla"
-        finish(start(straight, steps, cache))
-        hits = interrupted_run(interrupted, signals=signals, steps=steps, seed=seed, cache=cache)
+        finish(start(straight, steps, cache, settings))
+        hits = interrupted_run(interrupted, signals=signals, steps=steps, seed=seed, cache=cache, settings=settings)
         ends = [jax.tree.leaves(final_state(workdir, steps)) for workdir in (straight, interrupted)]
     return hits, all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 

@@ -19,9 +19,9 @@ STEPS = 10
 SHAPES = Shapes(64, image_size=64, seed=0)
 
 
-def train(devices, norm):
+def train(devices, norm, model=tiny.SHORT):
     """Return all variables before and after a few steps on a number of devices, as one vector, and the losses."""
-    model = tiny.SHORT.clone(norm=norm, num_classes=1 + len(SHAPES.class_names))
+    model = model.clone(norm=norm, num_classes=1 + len(SHAPES.class_names))
     optimizer = tiny.sgd(1e-4)
     state = create_state(jax.random.key(0), model, optimizer)
     before = ravel_pytree((state.params, state.batch_stats))[0]
@@ -43,10 +43,14 @@ def on_one_device():
     return functools.cache(functools.partial(train, 1))
 
 
-@pytest.mark.parametrize(("devices", "norm"), [(2, None), (4, None), (4, "batch")])
-def test_training_is_that_of_one_device(devices, norm, on_one_device):
-    before, expected, expected_losses = on_one_device(norm)
-    _, got, losses = train(devices, norm)
+@pytest.mark.parametrize(
+    ("devices", "norm", "model"),
+    [(2, None, tiny.SHORT), (4, None, tiny.SHORT), (4, "batch", tiny.SHORT), (4, "batch", tiny.LIGHT)],
+    ids=["2", "4", "4, BatchNorm", "4, light"],
+)
+def test_training_is_that_of_one_device(devices, norm, model, on_one_device):
+    before, expected, expected_losses = on_one_device(norm, model)
+    _, got, losses = train(devices, norm, model)
     assert np.isfinite(losses).all()
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     # Parameters hardly move in ten steps: what counts is how far the moves themselves differ. Rounding parameters

@@ -13,6 +13,7 @@ from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import PriorSpec, make_priors
 from ssd_jax.data import Example, train_batches
 from ssd_jax.model import SSD, L2Norm
+from ssd_jax.model.backbones.inverted import InvertedResidual
 from ssd_jax.model.layers import pool2, scaled
 from ssd_jax.model.ssd import BACKBONES, Backbone
 from ssd_jax.training import make_optimizer, make_schedule, make_train_step
@@ -45,10 +46,35 @@ def short(model, block, images, train):
     return [L2Norm(model.l2_scale, name="conv4_3_norm")(fine), coarse]
 
 
+class ShortLight(nn.Module):
+    """Three of MobileNetV3's blocks: depthwise convolutions, squeeze and excitation, every activation."""
+
+    block: Callable[..., nn.Module]
+    width: float
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = self.block(scaled(64, self.width), stride=2, activation="hard_swish", name="stem")(x, train=train)
+        expanded, features = scaled(384, self.width), scaled(128, self.width)
+        for name, options in {
+            "block1": {"kernel": 3, "stride": 2, "activation": "relu"},
+            "block2": {"kernel": 5, "stride": 2, "activation": "hard_swish", "squeeze": True},
+            "block3": {"kernel": 3},
+        }.items():
+            x, _ = InvertedResidual(self.block, expanded, features, **options, name=name)(x, train=train)
+        return [x]
+
+
+def short_light(model, block, images, train):
+    return ShortLight(block, model.width, name="trunk")(images, train=train)
+
+
 BACKBONES["short"] = Backbone(short)
+BACKBONES["short_light"] = Backbone(short_light, "half", needs_norm=True, norm_epsilon=1e-3)
 # MODEL is the paper's network, for what it computes and learns; SHORT is for what a run does with any network.
 MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
 SHORT = MODEL.clone(backbone="short")
+LIGHT = MODEL.clone(backbone="short_light", extras="light", heads="light")
 PRIORS = make_priors(SPEC)
 
 

@@ -1,7 +1,6 @@
 """The files below a dataset's folder, listed once, and which of them a name in an annotation means."""
 
 import os
-import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -41,10 +40,7 @@ class Folder:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
         self.files = sorted(self._walk())
-        self._by_suffix: dict[str, list[str]] = {}
-        for file in self.files:
-            self._by_suffix.setdefault(suffix(file), []).append(file)
-        self.images = self.of_kind(*EXTENSIONS)
+        self.images = [file for file in self.files if suffix(file) in EXTENSIONS]
         self.json_kinds: dict[str, str] = {}
         self._known = set(self.files)
         self._by_name: dict[str, list[str]] = {}
@@ -66,8 +62,7 @@ class Folder:
 
     def of_kind(self, *suffixes: str) -> list[str]:
         """Return the files that end in one of the suffixes, which are in lower case."""
-        found = [file for name in suffixes for file in self._by_suffix.get(name, ())]
-        return found if len(suffixes) == 1 else sorted(found)
+        return [file for file in self.files if suffix(file) in suffixes]
 
     def images_below(self, folder: str) -> list[str]:
         """Return the images in a folder and the folders below it; "." is the root."""
@@ -166,7 +161,7 @@ class Folder:
 
 def suffix(file: str) -> str:
     """Return the extension in lower case, with its dot."""
-    return posixpath.splitext(file)[1].lower()
+    return PurePosixPath(file).suffix.lower()
 
 
 def path_parts(name: str) -> list[str]:

@@ -11,7 +11,6 @@ from ssd_jax.data.folder import SPLIT_WORDS, Folder
 from ssd_jax.data.image import DEFAULTS, ReadOptions, read
 from ssd_jax.data.json_files import brief, finite, whole
 from ssd_jax.data.reading import Reading, annotated_reading, join_readings
-from ssd_jax.extras import import_extra
 
 IMAGE, OBJECTS = ("image", "img"), ("objects", "object", "annotations")
 BOX, CLASS = ("bbox", "bboxes", "boxes", "box"), ("category", "categories", "label", "labels", "category_id")
@@ -27,7 +26,8 @@ def read_hugging_face(
     of `read_coco`.
 
     Raises:
-      ValueError: a dataset has other columns, or a row breaks a rule, or the library is not installed.
+      ValueError: a dataset has other columns, or a row breaks a rule.
+      ImportError: the library is not installed.
     """
     places = [os.path.dirname(file) or "." for file in folder.files if os.path.basename(file) == "state.json"]
     places = [place for place in places if str(Path(place, "dataset_info.json")) in folder]
@@ -38,7 +38,13 @@ def read_hugging_face(
 
 
 def _read_place(folder: Folder, place: str, strict: bool, options: ReadOptions) -> Reading:
-    datasets = import_extra("datasets", "datasets")
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"{folder.path(place)}: a dataset of Hugging Face's needs the library datasets: "
+            'pip install "ssd_jax[datasets]"'
+        ) from None
     path = folder.path(place)
     try:
         with _quietly(datasets):

@@ -99,6 +99,42 @@ class DepthwiseConv(nn.Module):
         return convolve(x, kernel, stride=self.stride, pads=pads)
 
 
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution of stride 1, as one matrix product: `[B, H, W, C]` to `[B, H, W, features]`.
+
+    XLA's CPU backend computes the gradients of the same convolution several times more slowly
+    (`benchmarks/depthwise.py`). The parameters are those of `nn.Conv`.
+
+    Attributes:
+      features: channels of the output.
+      use_bias: whether a bias is added.
+      kernel_init: a name of `INITS`.
+      dtype: the type in which it computes; parameters are float32.
+      portable: compute by a convolution.
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: str = "xavier"
+    dtype: str = "float32"
+    portable: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Multiply each pixel of `x` [B, H, W, C] by the kernel."""
+        channels = x.shape[-1]
+        kernel = self.param("kernel", INITS[self.kernel_init], (1, 1, channels, self.features), jnp.float32)
+        x, kernel = (a.astype(self.dtype) for a in (x, kernel))
+        if self.portable:
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        else:
+            y = (x.reshape(-1, channels) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
 class ConvBlock(nn.Module):
     """A convolution, BatchNorm if asked for, and an activation: `[B, H, W, C]` to `[B, H', W', features]`.
 
@@ -139,7 +175,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Apply the block to `x` [B, H, W, C]; with `train`, BatchNorm uses the statistics of the batch."""
-        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
+        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None or self.kernel == 1 else self.padding
         if self.features is None:
             x = DepthwiseConv(
                 self.kernel,
@@ -149,6 +185,10 @@ class ConvBlock(nn.Module):
                 dtype=self.dtype,
                 portable=self.portable,
                 name="conv",
+            )(x)
+        elif self.kernel == self.stride == 1 and not padding:
+            x = PointwiseConv(
+                self.features, self.norm is None, self.kernel_init, self.dtype, self.portable, name="conv"
             )(x)
         else:
             x = nn.Conv(
@@ -207,19 +247,22 @@ class LightHead(nn.Module):
       per_cell: priors in each cell of the map.
       values: 4 for offsets, the number of classes for logits.
       kernel_init: a name of `INITS`.
+      portable: as in `PointwiseConv`.
     """
 
     block: Callable[..., nn.Module]
     per_cell: int
     values: int
     kernel_init: str = "xavier"
+    portable: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Predict from the feature map `x` [B, H, W, F]."""
         depthwise = self.block(None, activation="relu6", kernel_init=self.kernel_init, name="depthwise")
         x = depthwise(x.astype(jnp.float32), train=train)
-        conv = nn.Conv(self.per_cell * self.values, (1, 1), kernel_init=INITS[self.kernel_init], name="conv")
+        features = self.per_cell * self.values
+        conv = PointwiseConv(features, kernel_init=self.kernel_init, portable=self.portable, name="conv")
         return conv(x).reshape(x.shape[0], -1, self.values)
 
 

@@ -4,9 +4,15 @@ import signal
 
 import jax
 import kills
+import pytest
 
 
-def test_a_killed_run_ends_bit_equal_to_the_straight_one():
-    hits, equal = kills.compare([signal.SIGKILL, signal.SIGTERM], cache=jax.config.jax_compilation_cache_dir)
-    assert hits == 2
+@pytest.mark.parametrize(
+    ("signals", "settings"),
+    [([signal.SIGKILL, signal.SIGTERM], ()), ([signal.SIGKILL], kills.LIGHT)],
+    ids=["plain", "light"],
+)
+def test_a_killed_run_ends_bit_equal_to_the_straight_one(signals, settings):
+    hits, equal = kills.compare(signals, settings=settings, cache=jax.config.jax_compilation_cache_dir)
+    assert hits == len(signals)
     assert equal

@@ -26,9 +26,18 @@ def trained():
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-@pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])
-def test_backbone_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(backbone):
-    model = tiny.MODEL.clone(dtype="bfloat16", backbone=backbone)
+@pytest.mark.parametrize(
+    ("backbone", "kind"),
+    [
+        ("vgg16", "paper"),
+        ("resnet50", "paper"),
+        ("efficientnet_lite0", "light"),
+        ("mobilenet_v3_large", "light"),
+        ("mobilenet_v3_large_reduced", "light"),
+    ],
+)
+def test_backbone_and_extra_layers_are_bfloat16_and_parameters_and_heads_float32(backbone, kind):
+    model = tiny.MODEL.clone(dtype="bfloat16", backbone=backbone, extras=kind, heads=kind)
 
     def run(key, images):
         variables = model.init(key, images)

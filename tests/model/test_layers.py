@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, pool2, pool5
+from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, PointwiseConv, pool2, pool5
 
 
 def test_l2_norm_is_a_unit_vector_times_the_scale():
@@ -92,3 +92,20 @@ def test_the_order_of_a_heads_outputs_is_the_order_of_the_priors():
     expected = np.zeros((64 * per_cell, 4))
     expected[(row * 8 + column) * per_cell + k] = [1, 2, 3, 4]
     np.testing.assert_array_equal(Head(per_cell, 4).apply({"params": params}, feature)[0], expected)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_pointwise_convolution_is_one_of_flax(portable, use_bias):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    ours, flax = PointwiseConv(6, use_bias, portable=portable), nn.Conv(6, (1, 1), use_bias=use_bias)
+    variables = ours.init(jax.random.key(1), x)
+    variables = jax.tree.map(lambda a: a + jnp.arange(6.0).reshape((1,) * (a.ndim - 1) + (-1,)), variables)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, flax.init(jax.random.key(1), x))
+
+    def value_and_gradients(layer):
+        value, backward = jax.vjp(layer.apply, variables, x)
+        return value, *jax.tree.leaves(backward(jnp.cos(value)))
+
+    for got, wanted in zip(value_and_gradients(ours), value_and_gradients(flax), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
