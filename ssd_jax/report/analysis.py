@@ -181,8 +181,11 @@ def errors_per_image(errors: Errors, images: int, *, score: float) -> np.ndarray
 
 
 def worst_by_loss(record: Record, most: int) -> list[int]:
-    """Return the images of the highest loss, the highest first; none if the losses are not known."""
-    if record.loss is None:
+    """Return the images of the highest loss, the highest first; none if the losses are not known.
+
+    A loss that is not a number, of a network that diverged, counts as the highest.
+    """
+    if record.loss is None or np.isnan(record.loss).all():
         return []
     return np.argsort(-np.nan_to_num(record.loss, nan=np.inf), kind="stable")[:most].tolist()
 

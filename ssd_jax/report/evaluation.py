@@ -153,8 +153,14 @@ def image_entry(runs: Sequence[Analysis], index: int, image: np.ndarray) -> dict
             for g in truths
         ],
         "detections": [_drawn_detections(run.errors, index, zoom) for run in runs],
-        "losses": [None if run.record.loss is None else round(float(run.record.loss[index]), 3) for run in runs],
+        "losses": [_loss(run, index) for run in runs],
     }
+
+
+def _loss(run: Analysis, index: int) -> float | None:
+    """Return the loss of an image, None if it is not known or not a number, which JSON does not have."""
+    loss = np.nan if run.record.loss is None else float(run.record.loss[index])
+    return round(loss, 3) if np.isfinite(loss) else None
 
 
 def _finders(errors: Errors, index: int) -> dict[int, float]:

@@ -103,6 +103,18 @@ def test_the_worst_images_by_loss(record):
     loss = record.loss.copy()
     loss[7] = np.nan  # of a network that diverged
     assert worst_by_loss(dataclasses.replace(record, loss=loss), 1) == [7]
+    assert worst_by_loss(dataclasses.replace(record, loss=np.full(12, np.nan)), 3) == []
+
+
+def test_a_page_of_an_evaluation_without_losses(record, tmp_path):
+    """An exported file has no losses: they are nan."""
+    unknown = analyse(dataclasses.replace(record, loss=np.full(12, np.nan)), replicates=10)
+    path, grey = tmp_path / "page.html", np.full((100, 120, 3), 128, np.uint8)
+    write_page(path, unknown, lambda index: grey, title="exported", worst=2, random=1)
+    data = re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1].replace("<\\/", "</")
+    images = json.loads(data, parse_constant=pytest.fail)["images"]  # a browser's JSON has no NaN
+    assert images and all(image["losses"] == [None] and not image["loss"] for image in images)
+    assert json.loads(path.with_suffix(".json").read_text())["worst_by_loss"] == {}
 
 
 def test_the_numbers_beside_the_page(page, analysis):
