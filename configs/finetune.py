@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.eval_every = 600
     config.init_from = "efficientnet_lite0"
 
+    config.data.source = "auto"  # any folder of labelled images
     config.data.canvas_size = 384
     config.data.cache_gb = 1.0
     config.spec = ConfigDict(dataclasses.asdict(SPEC))

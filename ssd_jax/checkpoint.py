@@ -235,8 +235,9 @@ class Checkpoints:
           ValueError: if names or shapes are not those of `target`.
         """
         plain = to_state_dict(target)
+        tree, checksums = self._tree(step)
         saved, wanted = (
-            {name: tuple(array.shape) for name, array in _by_path(tree).items()} for tree in (self._tree(step), plain)
+            {name: tuple(array.shape) for name, array in _by_path(arrays).items()} for arrays in (tree, plain)
         )
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
@@ -245,7 +246,8 @@ class Checkpoints:
                     f"{self._folder(step)} is a checkpoint of another model or optimiser: "
                     f"{name} has {there} in it and {here} in this run"
                 )
-        restored = jax.tree.map(lambda like, array: np.asarray(array, like.dtype), plain, self._arrays(step, plain))
+        arrays = self._arrays(step, plain, checksums)
+        restored = jax.tree.map(lambda like, array: np.asarray(array, like.dtype), plain, arrays)
         return from_state_dict(target, restored)
 
     def restore_variables(self, step: int) -> dict[str, PyTree]:
@@ -255,11 +257,11 @@ class Checkpoints:
           DamagedCheckpoint: if an array cannot be read or is not the one that was saved.
           ValueError: if a weight is not finite.
         """
-        tree = self._tree(step)
+        tree, checksums = self._tree(step)
         if tree.get("ema"):
-            variables = self._arrays(step, {"ema": tree["ema"]})["ema"]
+            variables = self._arrays(step, {"ema": tree["ema"]}, checksums)["ema"]
         else:
-            variables = self._arrays(step, {key: tree[key] for key in INFERENCE_KEYS})
+            variables = self._arrays(step, {key: tree[key] for key in INFERENCE_KEYS}, checksums)
         for name, array in _by_path(variables).items():
             if not _is_finite(array):
                 raise ValueError(f"{self._folder(step)}: weights must be finite; got NaN or infinity in {name}")
@@ -334,8 +336,8 @@ class Checkpoints:
         """Return the checksums saved with `step`, or None in a checkpoint of a version that had none."""
         return self._read_json(step, "checksums") if (self._folder(step) / "checksums").is_dir() else None
 
-    def _tree(self, step: int) -> dict[str, PyTree]:
-        """Return the names, shapes and dtypes of the arrays of `step`."""
+    def _tree(self, step: int) -> tuple[dict[str, PyTree], dict[str, int] | None]:
+        """Return the names, shapes and dtypes of the arrays of `step`, and their checksums."""
         with self._reading(step):
             metadata = self._manager.item_metadata(step)["state"]
             if metadata is None:
@@ -343,15 +345,14 @@ class Checkpoints:
             checksums = self._saved_checksums(step)
             if checksums is not None and checksums.keys() != _by_path(metadata.tree).keys():
                 raise ValueError("other arrays than those that have a checksum")
-            return metadata.tree
+            return metadata.tree, checksums
 
-    def _arrays(self, step: int, item: PyTree) -> PyTree:
+    def _arrays(self, step: int, item: PyTree, checksums: dict[str, int] | None) -> PyTree:
         """Read the arrays that `item` names, and compare them with their checksums."""
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
         with self._reading(step):
             arrays = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-            checksums = self._saved_checksums(step)
             if checksums is not None:
                 wrong = [name for name, checksum in _checksums(arrays).items() if checksums[name] != checksum]
                 if wrong:

@@ -132,10 +132,11 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: in one line that names the file, if it is not JSON.
+      ValueError: in one line that names the file, if it is not JSON, or no regular file.
     """
+    content = read_bytes(path)
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the file must be JSON; got {error}") from None
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ssd_jax"
 
 # From the bottom to the top: a room imports only rooms before it.
 ORDER = [
-    *("lazy", "moved", "extras", "files", "fast_cpu", "config_file", "command"),
+    *("lazy", "moved", "extras", "sides", "files", "fast_cpu", "config_file", "command"),
     *("box", "loss", "preprocess", "metrics", "data", "augment", "model", "parallel", "checkpoint"),
     *("inference", "training", "pretrained", "export", "report", "loop", "commands", "cli", "__main__"),
     *("datasets", "batching", "classes"),  # old names of rooms: nothing may import them
@@ -188,7 +188,13 @@ def test_importing_box_and_loss_adds_only_their_own_modules_to_jax_and_numpy_and
     assert result.returncode == 0, result.stderr
     known = {*sys.stdlib_module_names, "jax", "numpy"}
     added = {name for name in result.stdout.split() if name.split(".")[0] not in known}
-    assert added == {"ssd_jax", "ssd_jax.box", "ssd_jax.loss", *(f"ssd_jax.box.{name}" for name in BOX_ORDER)}
+    assert added == {
+        "ssd_jax",
+        "ssd_jax.box",
+        "ssd_jax.loss",
+        "ssd_jax.sides",
+        *(f"ssd_jax.box.{name}" for name in BOX_ORDER),
+    }
 
 
 def test_without_a_device_jax_computes_nothing():

@@ -8,6 +8,7 @@ from ssd_jax.augment.options import AugmentOptions
 from ssd_jax.augment.photometric import distort
 from ssd_jax.augment.resample import axis_weights, resample
 from ssd_jax.preprocess import MEAN_COLOUR
+from ssd_jax.sides import Side, sides_of
 
 
 def augment(
@@ -17,7 +18,7 @@ def augment(
     boxes: jax.Array,
     labels: jax.Array,
     *,
-    image_size: int,
+    image_size: Side,
     options: AugmentOptions,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Augment one image and its boxes for training (arXiv:1512.02325, 2.2 and 3.6; Caffe's `AnnotatedDataLayer`).
@@ -30,11 +31,11 @@ def augment(
       size: int32 [2], (height, width) of the image in the canvas, pixels; the rest of the canvas is not used.
       boxes: float32 [G, 4] corners, fractions of the image.
       labels: int32 [G], 0 for padding.
-      image_size: side of the result, pixels.
+      image_size: side of the result, or (height, width), pixels.
       options: the steps and their parameters; `NO_AUGMENTATION` only resizes.
 
     Returns:
-      image: float32 [image_size, image_size, 3], RGB minus `MEAN_COLOUR`.
+      image: float32 [height, width, 3] of `image_size`, RGB minus `MEAN_COLOUR`.
       boxes: float32 [G, 4] corners, fractions of the result, within 0..1; 0 for removed boxes.
       labels: int32 [G], 0 for boxes whose centre is outside the result, and for padding.
 
@@ -59,9 +60,10 @@ def augment(
     left, top, right, bottom = window * jnp.tile(size[::-1], 2).astype(jnp.float32)  # pixels
     choices = len(options.interpolations)
     choice = 0 if choices == 1 else jax.random.randint(interpolation_key, (), 0, choices)
-    kernel = {"size": image_size, "interpolations": options.interpolations, "choice": choice}
-    rows = axis_weights(top, bottom, size[0], canvas=image.shape[0], **kernel)  # [image_size, S]
-    columns = axis_weights(left, right, size[1], canvas=image.shape[1], **kernel)
+    height, width = sides_of(image_size)
+    kernel = {"interpolations": options.interpolations, "choice": choice}
+    rows = axis_weights(top, bottom, size[0], canvas=image.shape[0], size=height, **kernel)  # [height, S]
+    columns = axis_weights(left, right, size[1], canvas=image.shape[1], size=width, **kernel)  # [width, S]
     resampled = resample(rows, planes, columns)
 
     mean = jnp.array(MEAN_COLOUR, jnp.float32)[None, None]

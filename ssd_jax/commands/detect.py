@@ -70,8 +70,11 @@ def main(arguments: Sequence[str]) -> None:
         if options.track and not videos:
             raise ValueError("track must be of videos; got none")
         if videos:
-            if len(videos) != len(options.inputs) or options.format:
-                raise ValueError(f"videos must be detected in alone and without --format; got {videos[0]} and more")
+            if len(videos) < len(options.inputs):
+                other = next(path for path in options.inputs if path not in videos)
+                raise ValueError(f"inputs must be videos alone, or no videos; got {videos[0]} and {other}")
+            if options.format:
+                raise ValueError(f"format must not be given for videos; got {options.format}")
             _videos(options, common)
         elif containers or options.format in ("jsonl", "parquet"):
             if options.format == "drawings":

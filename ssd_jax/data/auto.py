@@ -1,9 +1,11 @@
 """Any folder of labelled images: which format it has, and what is in it."""
 
 import logging
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssd_jax.data.box_list import read_box_list
 from ssd_jax.data.box_table import some
@@ -35,6 +37,8 @@ READERS: dict[str, Callable[..., Reading | None]] = {
     "box_list": read_box_list,
     "hugging_face": read_hugging_face,
 }
+SETTLED = 2.0  # seconds since the last change of a file after which its time of change can be trusted
+_last: dict[str, Any] = {}  # the last reading, and what it is of
 # What the names mean in a folder that names no splits: parts of `random_order`.
 DEFAULT_SPLITS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
@@ -103,10 +107,33 @@ def read_folder(
     allow_outside: bool = False,
     options: ReadOptions = DEFAULTS,
 ) -> Reading:
-    """Read all annotations below a folder; see `describe_folder`."""
+    """Read all annotations below a folder; see `describe_folder`.
+
+    The last reading is kept, for the next split, as long as no file changes.
+    """
     folder = Folder(root)
+    asked = (folder.root, kind, strict, allow_outside, options)
+    state, newest = _state(folder)
+    if _last.get("key") == (asked, state):
+        return _last["reading"]
+    started = time.time()
+    reading = _read(folder, kind, {"strict": strict, "allow_outside": allow_outside, "options": options})
+    _last.clear()
+    if newest < started - SETTLED:  # a file that is changed again within the clock's resolution looks the same
+        _last.update(key=(asked, state), reading=reading)
+    return reading
+
+
+def _state(folder: Folder) -> tuple[object, float]:
+    """Return what changes when a file does, and when the last one changed, in seconds of the clock."""
+    images = set(folder.images)
+    status = [os.lstat(folder.path(file)) for file in folder.files if file not in images]
+    newest = max((max(s.st_mtime, s.st_ctime) for s in status), default=0.0)
+    return (tuple(folder.files), tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status)), newest
+
+
+def _read(folder: Folder, kind: str, how: dict[str, Any]) -> Reading:
     readers = READERS if kind == "auto" else {kind: READERS[kind]}
-    how = {"strict": strict, "allow_outside": allow_outside, "options": options}
     readings = [reading for read in readers.values() if (reading := read(folder, **how))]
     if not readings:
         raise ValueError(f"{folder.root}: {_nothing_found(folder, kind)}")

@@ -12,6 +12,7 @@ from ssd_jax.data.cache import Cache, Row
 from ssd_jax.data.example import Example, Source
 from ssd_jax.data.formats import UnreadableImage
 from ssd_jax.data.image import GREY, decoded_size, shrink, warp
+from ssd_jax.sides import Side, sides_of
 
 logger = logging.getLogger("ssd_jax")
 
@@ -114,7 +115,7 @@ def train_batches(
     position = np.arange(process_index, batch_size, process_count, dtype=np.int32)  # [B]
 
     def load_batch(indices: np.ndarray) -> Batch:
-        images, rows = _load_rows(load, indices, canvas_size)
+        images, rows = _load_rows(load, indices, sides_of(canvas_size))
         arrays = {"images": images} | _stack(rows, ("sizes", "boxes", "labels")) | {"position": position.copy()}
         return Batch(arrays, _stack(rows, ("index", "readable", "size_differs", "dropped_boxes")))
 
@@ -127,7 +128,7 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Side,
     max_boxes: int = 0,
     train_difficult: bool = True,
     strict: bool = False,
@@ -137,9 +138,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Iterate once over all images, in order. The last batch is padded, so that all batches have the same shape.
 
-    With B = batch_size / process_count, S = image_size and G = max_boxes, a batch has the arrays
+    With B = batch_size / process_count, (H, W) the sides of `image_size` and G = max_boxes, a batch has the arrays
 
-        images    uint8 [B, S, S, 3]  warped to S x S
+        images    uint8 [B, H, W, 3]  warped to H x W
         boxes     float32 [B, G, 4]   corners, fractions; only with max_boxes
         labels    int32 [B, G]        0 in padding rows; only with max_boxes
 
@@ -156,7 +157,7 @@ def eval_batches(
     Args:
       source: the dataset.
       batch_size: number of images in the batches of all processes together.
-      image_size: S.
+      image_size: side of the network's input, or (height, width), pixels.
       max_boxes: G, so that a loss can be computed. Of more objects, the G largest are kept. 0: no ground truth.
       train_difficult: keep difficult objects in `boxes`.
       strict: raise `ValueError` where there would be a warning.
@@ -172,7 +173,7 @@ def eval_batches(
 
     def load(index: int) -> Row:
         example, image, size_differs = read(index) if index < len(source) else (None, None, False)
-        grey = np.full((image_size, image_size, 3), GREY, np.uint8)
+        grey = np.full((*sides_of(image_size), 3), GREY, np.uint8)
         boxes, labels, difficult = (example.boxes, example.labels, example.difficult) if example else NO_OBJECTS
         chosen = train_difficult | ~difficult  # [n]
         boxes, labels = pad_boxes(boxes[chosen], labels[chosen], max_boxes)
@@ -188,7 +189,7 @@ def eval_batches(
         }
 
     def load_batch(indices: np.ndarray) -> Batch:
-        images, rows = _load_rows(load, indices, image_size)
+        images, rows = _load_rows(load, indices, sides_of(image_size))
         info = _stack(rows, ("index", "sizes", "readable", "size_differs"))
         arrays = {"images": images} | (_stack(rows, ("boxes", "labels")) if max_boxes else {})
         return Batch(arrays, info | {"examples": [row["examples"] for row in rows]})
@@ -269,9 +270,11 @@ class _Reader:
         return True
 
 
-def _load_rows(load: Callable[[int], Row], indices: np.ndarray, size: int) -> tuple[np.ndarray, list[Row]]:
+def _load_rows(
+    load: Callable[[int], Row], indices: np.ndarray, sides: tuple[int, int]
+) -> tuple[np.ndarray, list[Row]]:
     """Load rows. Each image is copied to the top left of its canvas at once, while the CPU's cache holds it."""
-    images = np.empty((len(indices), size, size, 3), np.uint8)  # [B, S, S, 3]
+    images = np.empty((len(indices), *sides, 3), np.uint8)  # [B, H, W, 3]
     rows = []
     for canvas, index in zip(images, indices.tolist(), strict=True):
         row = load(index)

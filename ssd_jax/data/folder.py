@@ -1,6 +1,7 @@
 """The files below a dataset's folder, listed once, and which of them a name in an annotation means."""
 
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -40,7 +41,10 @@ class Folder:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
         self.files = sorted(self._walk())
-        self.images = [file for file in self.files if suffix(file) in EXTENSIONS]
+        self._by_suffix: dict[str, list[str]] = {}
+        for file in self.files:
+            self._by_suffix.setdefault(suffix(file), []).append(file)
+        self.images = self.of_kind(*EXTENSIONS)
         self.json_kinds: dict[str, str] = {}
         self._known = set(self.files)
         self._by_name: dict[str, list[str]] = {}
@@ -62,7 +66,8 @@ class Folder:
 
     def of_kind(self, *suffixes: str) -> list[str]:
         """Return the files that end in one of the suffixes, which are in lower case."""
-        return [file for file in self.files if suffix(file) in suffixes]
+        found = [file for name in suffixes for file in self._by_suffix.get(name, ())]
+        return found if len(suffixes) == 1 else sorted(found)
 
     def images_below(self, folder: str) -> list[str]:
         """Return the images in a folder and the folders below it; "." is the root."""
@@ -161,7 +166,7 @@ class Folder:
 
 def suffix(file: str) -> str:
     """Return the extension in lower case, with its dot."""
-    return PurePosixPath(file).suffix.lower()
+    return posixpath.splitext(file)[1].lower()
 
 
 def path_parts(name: str) -> list[str]:

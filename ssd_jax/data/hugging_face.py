@@ -11,6 +11,7 @@ from ssd_jax.data.folder import SPLIT_WORDS, Folder
 from ssd_jax.data.image import DEFAULTS, ReadOptions, read
 from ssd_jax.data.json_files import brief, finite, whole
 from ssd_jax.data.reading import Reading, annotated_reading, join_readings
+from ssd_jax.extras import import_extra
 
 IMAGE, OBJECTS = ("image", "img"), ("objects", "object", "annotations")
 BOX, CLASS = ("bbox", "bboxes", "boxes", "box"), ("category", "categories", "label", "labels", "category_id")
@@ -26,8 +27,7 @@ def read_hugging_face(
     of `read_coco`.
 
     Raises:
-      ValueError: a dataset has other columns, or a row breaks a rule.
-      ImportError: the library is not installed.
+      ValueError: a dataset has other columns, or a row breaks a rule, or the library is not installed.
     """
     places = [os.path.dirname(file) or "." for file in folder.files if os.path.basename(file) == "state.json"]
     places = [place for place in places if str(Path(place, "dataset_info.json")) in folder]
@@ -38,13 +38,7 @@ def read_hugging_face(
 
 
 def _read_place(folder: Folder, place: str, strict: bool, options: ReadOptions) -> Reading:
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"{folder.path(place)}: a dataset of Hugging Face's needs the library datasets: "
-            'pip install "ssd_jax[datasets]"'
-        ) from None
+    datasets = import_extra("datasets", "datasets")
     path = folder.path(place)
     try:
         with _quietly(datasets):

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import re
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from ssd_jax.data.formats import (
     without_orientation,
 )
 from ssd_jax.files import read_bytes
+from ssd_jax.sides import Side, sides_of
 
 logger = logging.getLogger("ssd_jax")
 
@@ -172,7 +173,7 @@ def _decode_array(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
 
 
-def _reduced(size: tuple[int, int], at_least: int | None) -> dict[str, int]:
+def _reduced(size: tuple[int, int], at_least: int | None) -> dict[str, Any]:
     """Return simplejpeg's options for the smallest of libjpeg's fast scales with both sides at least `at_least`."""
     for divisor in (8, 4, 2):
         height, width = (-(-side // divisor) for side in size)
@@ -181,7 +182,7 @@ def _reduced(size: tuple[int, int], at_least: int | None) -> dict[str, int]:
     return {}
 
 
-def _decode_jpeg(file: bytes, reduced: dict[str, int]) -> np.ndarray:
+def _decode_jpeg(file: bytes, reduced: dict[str, Any]) -> np.ndarray:
     """Decode a JPEG, unless pixels are missing or damaged: libjpeg only warns of that, simplejpeg raises an error."""
     try:
         return simplejpeg.decode_jpeg(file, **reduced)
@@ -208,9 +209,14 @@ def _decode_file(file: bytes) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # OpenCV 5.0.0 mixes up the channels of IMREAD_COLOR_RGB
 
 
-def warp(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize uint8 [h, w, 3] to [size, size, 3], linearly, whatever its proportions: SSD's transform at test time."""
-    return _resize(image, size, size)
+def warp(image: np.ndarray, size: Side) -> np.ndarray:
+    """Resize uint8 [h, w, 3] linearly, whatever its proportions: SSD's transform at test time.
+
+    Args:
+      image: uint8 [h, w, 3].
+      size: side of the result, or (height, width), pixels.
+    """
+    return _resize(image, *sides_of(size))
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:

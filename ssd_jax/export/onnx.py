@@ -20,6 +20,7 @@ from ssd_jax.files import write_bytes
 from ssd_jax.inference import Detector
 from ssd_jax.inference.inputs import Image, read_image
 from ssd_jax.model import SSD, preprocess
+from ssd_jax.sides import sides_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -35,7 +36,7 @@ def to_onnx(
 ) -> None:
     """Write the network, its weights and the selection of detections as an ONNX model.
 
-    Its input `images` is RGB uint8 [B, S, S, 3]. Its outputs are those of `inference.select`: `boxes` [B, D, 4],
+    Its input `images` is RGB uint8 [B, H, W, 3]. Its outputs are those of `inference.select`: `boxes` [B, D, 4],
     `scores` [B, D], `labels` [B, D] int32. Its metadata have the names of the classes, the input size and versions.
 
     Args:
@@ -64,13 +65,13 @@ def to_onnx(
 def onnx_model(detector: Detector, *, nms: bool, batch_size: int | None, precision: str) -> Any:
     """Return the `onnx.ModelProto` that `to_onnx` writes, or quantises for "int8"."""
     metadata = describe_export(detector, batch_size=batch_size)
-    graph, size = OnnxGraph(), detector.image_size
+    graph, sides = OnnxGraph(), sides_of(detector.image_size)
     # bfloat16 has a place in few runtimes: fp16 is what the model computes in bfloat16, in float16.
     # bfloat16 has a place in few runtimes: fp16 is what the model computes in bfloat16, in float16.
     model = detector.model.clone(dtype="bfloat16" if precision == "fp16" else "float32", portable=True)
     axis = "batch" if batch_size is None else batch_size
     batch = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
-    images = Value(lambda: "images", (batch, size, size, 3), np.dtype(np.uint8))
+    images = Value(lambda: "images", (batch, *sides, 3), np.dtype(np.uint8))
     variables = jax.tree.map(np.asarray, jax.device_get(detector.variables))
     boxes, logits = (value.name for value in Lowering(graph)(decoded_outputs(model), variables, images))
     scores = graph.add("Softmax", logits, axis=2)
@@ -90,11 +91,11 @@ def onnx_model(detector: Detector, *, nms: bool, batch_size: int | None, precisi
         }
     values = metadata | {"nms": nms, "precision": precision, "opset": OPSET}
     properties = {name: json.dumps(value) for name, value in values.items()}
-    return graph.model({"images": (np.uint8, (axis, size, size, 3))}, described, properties)
+    return graph.model({"images": (np.uint8, (axis, *sides, 3))}, described, properties)
 
 
 def decoded_outputs(model: SSD) -> Any:
-    """Return the function from variables and images [B, S, S, 3] to corners [B, P, 4] and logits [B, P, C]."""
+    """Return the function from variables and images [B, H, W, 3] to corners [B, P, 4] and logits [B, P, C]."""
     priors = make_priors(model.spec)
 
     def outputs(variables: Any, images: jax.Array) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from ssd_jax.files import write_bytes, write_json
 from ssd_jax.inference import Detector, make_detect
 from ssd_jax.inference.exported import metadata_path
 from ssd_jax.inference.selection import Selected
+from ssd_jax.sides import sides_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -19,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def to_stablehlo(detector: Detector, path: str | Path, *, batch_size: int | None = None) -> None:
     """Write the network, its weights and the selection of detections as one program for CPU, GPU and TPU.
 
-    The program takes RGB uint8 [B, S, S, 3] and returns what `inference.select` does; `load_stablehlo` runs it.
+    The program takes RGB uint8 [B, H, W, 3] and returns what `inference.select` does; `load_stablehlo` runs it.
     FILE.json beside it has the names of the classes, the input size, versions and the program's hash. JAX promises
     to load a program for six months: keep the checkpoint.
 
@@ -39,9 +40,8 @@ def to_stablehlo(detector: Detector, path: str | Path, *, batch_size: int | None
         # XLA may compute with constants before the program runs, and rounds then in another way: hide them from it.
         return detect(jax.lax.optimization_barrier(variables), images)
 
-    size = detector.image_size
     batch = jax.export.symbolic_shape("batch")[0] if batch_size is None else batch_size
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *sides_of(detector.image_size), 3), np.uint8)
     content = bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(images).serialize())
     write_bytes(path, content)
     hashed = {"platforms": PLATFORMS, "sha256": hashlib.sha256(content).hexdigest()}

@@ -12,6 +12,7 @@ from ssd_jax.inference.detections import Detections
 from ssd_jax.inference.inputs import Image, read_image
 from ssd_jax.inference.stream import Seen, run_stream
 from ssd_jax.inference.tiles import check_tiles, merge_windows, tile_windows
+from ssd_jax.sides import Side
 
 if TYPE_CHECKING:
     from flax.typing import VariableDict
@@ -28,7 +29,7 @@ class Detector:
     Attributes:
       model: the network; `model.spec` has its input size and priors.
       variables: its parameters and BatchNorm statistics.
-      image_size: side of its square input, pixels.
+      image_size: side of its input, or (height, width), pixels.
       class_names: of labels 1, 2, ...
       step: of the checkpoint it was loaded from, if any.
       batch_size: images that the network sees together.
@@ -75,7 +76,7 @@ class Detector:
         self._detect = jax.jit(make_detect(model, **options))
         self.variables = jax.device_put(variables)
 
-    def _describe(self, image_size: int, class_names: Sequence[str], step: int | None, batch_size: int) -> None:
+    def _describe(self, image_size: Side, class_names: Sequence[str], step: int | None, batch_size: int) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}")
         self.image_size, self.class_names, self.step = image_size, tuple(class_names), step
@@ -227,7 +228,7 @@ class Detector:
         return Result(seen.item, seen.image, merge_windows(seen.windows, found, iou_threshold=threshold), seen.size)
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
-        """Return corners [R, D, 4], scores [R, D] and labels [R, D] of uint8 [B, S, S, 3], maybe still computing.
+        """Return corners [R, D, 4], scores [R, D] and labels [R, D] of uint8 [B, H, W, 3], maybe still computing.
 
         Rows after the first B are padding. Here R is a power of two: a few compilations serve every number of images.
         """

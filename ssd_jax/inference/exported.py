@@ -12,8 +12,9 @@ import numpy as np
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes, read_json
 from ssd_jax.inference.detector import Detector
+from ssd_jax.sides import Side, sides_of
 
-Program = Callable[[Any], Iterable[Any]]  # uint8 [B, S, S, 3] -> corners [B, D, 4], scores [B, D], labels [B, D]
+Program = Callable[[Any], Iterable[Any]]  # uint8 [B, H, W, 3] -> corners [B, D, 4], scores [B, D], labels [B, D]
 
 
 class Metadata(NamedTuple):
@@ -21,13 +22,13 @@ class Metadata(NamedTuple):
 
     Attributes:
       class_names: of labels 1, 2, ...
-      image_size: side S of the square input, pixels.
+      image_size: side of the input, or (height, width), pixels.
       batch_size: images that the program takes, or None for any number.
       step: of the checkpoint it was made from, if any.
     """
 
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: Side
     batch_size: int | None
     step: int | None
 
@@ -39,11 +40,12 @@ class Metadata(NamedTuple):
         batch, step = given.get("batch_size"), given.get("step")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: the metadata's class_names must be a list of texts; got {names!r}")
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{path}: the metadata's image_size must be a positive integer; got {size!r}")
+        sides = sides_of(size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"{path}: the metadata's image_size must be a positive integer or two; got {size!r}")
         if batch is not None and (not isinstance(batch, int) or batch < 1):
             raise ValueError(f"{path}: the metadata's batch_size must be a positive integer or null; got {batch!r}")
-        return cls(tuple(names), size, batch, step)
+        return cls(tuple(names), sides[0] if sides[0] == sides[1] else sides, batch, step)
 
 
 class ExportedDetector(Detector):
@@ -123,7 +125,7 @@ def load_stablehlo(path: str | Path) -> Program:
     """Load a file of `export.to_stablehlo`. This needs JAX, but not Flax.
 
     Returns:
-      A function from RGB uint8 [B, S, S, 3] to corners [B, D, 4] in fractions, scores [B, D] and labels [B, D], best
+      A function from RGB uint8 [B, H, W, 3] to corners [B, D, 4] in fractions, scores [B, D] and labels [B, D], best
       first; unused rows are zero, with label 0. It is compiled for each B.
 
     Raises:

@@ -60,7 +60,7 @@ def select(
 
 
 def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[VariableDict, jax.Array], Selected]:
-    """Build `detect(variables, images uint8 [B, S, S, 3]) -> (corners [B, D, 4], scores [B, D], labels [B, D])`.
+    """Build `detect(variables, images uint8 [B, H, W, 3]) -> (corners [B, D, 4], scores [B, D], labels [B, D])`.
 
     The function is pure: jit it, map it over devices, or export it.
 

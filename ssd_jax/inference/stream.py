@@ -2,6 +2,7 @@
 
 import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 
 from ssd_jax.data.image import warp
 from ssd_jax.inference.tiles import Window
+from ssd_jax.sides import Side, sides_of
 
 Run = Callable[[np.ndarray], Iterable[Any]]
 
@@ -47,7 +49,7 @@ class Rows:
     """Rows for the network, and the images that they belong to.
 
     Attributes:
-      pixels: uint8 [B, S, S, 3].
+      pixels: uint8 [B, H, W, 3].
       filled: rows of `pixels` that are used.
       seen: images in order, each as often as it has rows here; one that has no rows at all stands here once.
     """
@@ -63,7 +65,7 @@ def run_stream(
     *,
     read: Callable[[int, Any], np.ndarray],
     split: Callable[[int, int], list[Window]] | None = None,
-    size: int,
+    size: Side,
     batch_size: int,
     prefetch: int,
     keep_images: bool,
@@ -74,12 +76,12 @@ def run_stream(
     caller uses the results of the one before it. No result waits for the next item.
 
     Args:
-      run: `run(uint8 [B, S, S, 3])` starts the network and returns corners [R, D, 4], scores [R, D] and labels
+      run: `run(uint8 [B, H, W, 3])` starts the network and returns corners [R, D, 4], scores [R, D] and labels
         [R, D], R >= B, which may still be computed.
       items: what `read` takes; the thread iterates it.
       read: `read(index, item)` returns RGB uint8 [h, w, 3], or raises the error that the item is yielded with.
       split: `split(height, width)` returns the windows to look at; by default the whole image.
-      size: S.
+      size: (H, W), or one number for both.
       batch_size: rows that the network sees together.
       prefetch: batches that are decoded ahead, at least 1.
       keep_images: whether to keep the images for the caller.
@@ -119,13 +121,13 @@ def _read_all(
     items: Iterable[Any],
     read: Callable[[int, Any], np.ndarray],
     split: Callable[[int, int], list[Window]] | None,
-    size: int,
+    size: Side,
     batch_size: int,
     keep_images: bool,
     pool: ThreadPoolExecutor,
     stop: threading.Event,
 ) -> Iterator[tuple[Seen, Iterator[np.ndarray]]]:
-    """Yield each item with its rows for the network, uint8 [S, S, 3]."""
+    """Yield each item with its rows for the network, uint8 [H, W, 3]."""
 
     def prepare(index: int, item: Any) -> tuple[Seen, Iterator[np.ndarray]]:
         seen = Seen(item)
@@ -164,11 +166,11 @@ def _read_all(
             return
 
 
-def _batches(prepared: Iterable[tuple[Seen, Iterator[np.ndarray]]], size: int, batch_size: int) -> Iterator[Rows]:
+def _batches(prepared: Iterable[tuple[Seen, Iterator[np.ndarray]]], size: Side, batch_size: int) -> Iterator[Rows]:
     """Fill batches with rows; what was collected when an error comes is yielded before it is raised."""
 
     def empty() -> Rows:
-        return Rows(np.zeros((batch_size, size, size, 3), np.uint8))
+        return Rows(np.zeros((batch_size, *sides_of(size), 3), np.uint8))
 
     batch, failure = empty(), None
     try:
@@ -193,7 +195,8 @@ def _batches(prepared: Iterable[tuple[Seen, Iterator[np.ndarray]]], size: int, b
 def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> Iterator[Seen]:
     """Keep the device busy with one batch while the results of the one before it are yielded."""
     running: deque[tuple[Rows, Future[Iterable[Any]] | None]] = deque()
-    with ThreadPoolExecutor(1, "network") as network:  # a program that is no asynchronous one runs in its thread
+    network = ThreadPoolExecutor(1, "network")  # a program that returns when it has ended runs there meanwhile
+    try:
         while True:
             try:
                 batch = batches.get(block=not running)
@@ -208,6 +211,9 @@ def _run_all(run: Run, batches: "queue.Queue[Rows | BaseException | None]") -> I
             running.append((batch, network.submit(run, batch.pixels[: batch.filled]) if batch.filled else None))
             if len(running) > 1:
                 yield from _finish(*running.popleft())
+    finally:
+        if not sys.is_finalizing():  # Python has ended the threads already
+            network.shutdown(wait=False, cancel_futures=True)
 
 
 def _finish(batch: Rows, results: "Future[Iterable[Any]] | None") -> Iterator[Seen]:

@@ -88,7 +88,7 @@ class VideoReader:
         for frame in self._read():
             number = frame.number
             yield frame
-        if self.frames and number + 1 < 0.98 * self.frames - 1:
+        if self.frames and not self._closed and number + 1 < 0.98 * self.frames - 1:
             logger.warning(
                 "%s: says that it has %d frames, but only %d can be read", self.name, self.frames, number + 1
             )

@@ -313,9 +313,17 @@ def headline(results: Results) -> str:
 def table(results: Results) -> str:
     """Lay out the results as text, one line for each class."""
     width = max(map(len, [*results["AP"], "class"]))
-    lines = [f"{'class':<{width}}  AP 11-point  AP area"]
-    lines += [f"{name:<{width}}  {ap:>11.4f}  {results['AP_area'][name]:>7.4f}" for name, ap in results["AP"].items()]
-    lines += [f"{'mAP':<{width}}  {results['mAP']:>11.4f}  {results['mAP_area']:>7.4f}"]
+    lines = [f"{'class':<{width}}  AP 11-point  AP area  best score"]
+    lines += [
+        f"{name:<{width}}  {ap:>11.4f}  {results['AP_area'][name]:>7.4f}  {results['thresholds'][name]:>10.2f}"
+        for name, ap in results["AP"].items()
+    ]
+    lines += [f"{'mAP':<{width}}  {results['mAP']:>11.4f}  {results['mAP_area']:>7.4f}", ""]
+    lines += [f"AP over IoU 0.5 to 0.95 {results['mAP_over_iou']:.4f}, loss {results['loss']:.4g}"]
+    lines += [
+        f"at the best score of each class: F1 {results['F1']:.4f}, precision {results['precision']:.4f}, "
+        f"recall {results['recall']:.4f}"
+    ]
     if "coco" in results:
         lines += ["", "COCO", *(f"{name:<9}  {results['coco'][name]:>7.4f}" for name in NUMBERS)]
     return "\n".join(lines)

@@ -240,7 +240,11 @@ def recall_in_bins(errors: Errors, values: np.ndarray, edges: Sequence[float]) -
 
 
 def recall_by_size(
-    errors: Errors, image_sizes: np.ndarray, input_size: int, *, edges: Sequence[float] = (0, 16, 32, 64, 128, np.inf)
+    errors: Errors,
+    image_sizes: np.ndarray,
+    input_size: float,
+    *,
+    edges: Sequence[float] = (0, 16, 32, 64, 128, np.inf),
 ) -> list[RecallBin]:
     """Count objects and found objects by size, as the network sees it: after its input is resized.
 

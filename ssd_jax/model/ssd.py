@@ -113,7 +113,7 @@ def mobilenet_v3_large(
 
 def _from_finest(maps: list[jax.Array], spec: PriorSpec) -> list[jax.Array]:
     """Leave out the maps that are finer than the first of `spec`."""
-    return [x for x in maps if x.shape[1] <= spec.grids[0]]
+    return [x for x in maps if x.shape[1] <= spec.map_sides[0][0]]
 
 
 LIGHT_NORM = {"needs_norm": True, "norm_epsilon": 1e-3, "norm_momentum": 0.97}
@@ -133,14 +133,14 @@ BACKBONES = {
 
 
 class SSD(nn.Module):
-    """SSD as a Flax module: `apply({"params": p}, images [B, S, S, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
+    """SSD as a Flax module: `apply({"params": p}, images [B, H, W, 3]) -> (offsets [B, P, 4], logits [B, P, C])`.
 
     Images are RGB minus `MEAN_COLOUR` (see `preprocess`); offsets and logits are float32, in the order of
     `box.make_priors(spec)`. The defaults are the paper's.
 
     Attributes:
       num_classes: C, background included.
-      spec: the priors; `spec.image_size` is S and `spec.grids` are the sides of the maps.
+      spec: the priors; `spec.image_size` gives H and W, and `spec.grids` are the sides of the maps.
       backbone: a name of `BACKBONES`; all but "vgg16" (the paper) need norm="batch".
       width: factor, above 0, on the number of channels of every layer but the heads.
       norm: None (the paper), or "batch": BatchNorm after every convolution of the backbone and the extra layers,
@@ -215,15 +215,15 @@ class SSD(nn.Module):
         """Predict offsets and logits for every prior.
 
         Args:
-          images: [B, S, S, 3], RGB minus `MEAN_COLOUR`.
+          images: [B, H, W, 3], RGB minus `MEAN_COLOUR`.
           train: normalise by the statistics of the batch, and update the running ones; matters to BatchNorm alone.
 
         Returns:
           Offsets [B, P, 4] and logits [B, P, C], float32.
         """
-        size = self.spec.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise ValueError(f"images must have shape [B, {size}, {size}, 3]; got {list(images.shape)}")
+        height, width = self.spec.input_sides
+        if images.ndim != 4 or images.shape[1:] != (height, width, 3):
+            raise ValueError(f"images must have shape [B, {height}, {width}, 3]; got {list(images.shape)}")
         backbone = BACKBONES[self.backbone]
         block = partial(
             ConvBlock,
@@ -239,9 +239,10 @@ class SSD(nn.Module):
         maps = backbone.maps(self, block, _fed(images, self.input_scaling or backbone.input_scaling), train)
         add = {"paper": self._paper_extras, "light": self._light_extras}[self.extras]
         maps = add(block, maps, train)
-        grids = tuple(m.shape[1] for m in maps)
-        if grids != tuple(self.spec.grids):
-            raise ValueError(f"spec.grids must be the sides of the maps, {grids}; got {tuple(self.spec.grids)}")
+        sides = tuple(m.shape[1:3] for m in maps)
+        if sides != self.spec.map_sides:
+            wanted = tuple(h if h == w else (h, w) for h, w in sides)
+            raise ValueError(f"spec.grids must be the sides of the maps, {wanted}; got {self.spec.grids}")
         offsets, logits = [], []
         for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
             for name, values, outputs in (("loc", 4, offsets), ("conf", self.num_classes, logits)):
@@ -357,8 +358,7 @@ def init_variables(model: SSD, key: jax.Array) -> dict[str, PyTree]:
 
     Not compiled: call it inside a function that `compile_to_run_once` compiles, or call `initialise`.
     """
-    size = model.spec.image_size
-    return dict(model.init(key, jnp.zeros((1, size, size, 3))))
+    return dict(model.init(key, jnp.zeros((1, *model.spec.input_sides, 3))))
 
 
 @partial(compile_to_run_once, static_argnames="model")

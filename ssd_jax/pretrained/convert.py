@@ -81,7 +81,8 @@ def to_whole_priors(
     Returns:
       kernel and bias of the same shapes.
     """
-    start = sum(grid**2 * boxes for grid, boxes in zip(spec.grids[:k], spec.per_cell[:k], strict=True))
+    before = zip(spec.map_sides[:k], spec.per_cell[:k], strict=True)
+    start = sum(rows * columns * boxes for (rows, columns), boxes in before)
     sides = make_priors(spec)[start:][: spec.per_cell[k], 2:].astype(np.float64)  # [shapes, (w, h)]
     ratio = sides / np.minimum(sides, 1)
     scale = np.concatenate([1 / ratio, np.ones_like(ratio)], axis=1).ravel()  # [shapes * 4]

@@ -21,7 +21,7 @@ def advice(report: Report, spec: PriorSpec, *, max_boxes: int) -> list[str]:
       spec: the priors of the training.
       max_boxes: of the training.
     """
-    sentences = [*_about_boxes(report, spec), *_about_classes(report), *_about_images(report, spec.image_size)]
+    sentences = [*_about_boxes(report, spec), *_about_classes(report), *_about_images(report, round(spec.mean_side))]
     if report.most_boxes > max_boxes:
         sentences.append(
             f"An image has {report.most_boxes} boxes, and training takes {max_boxes}: raise data.max_boxes, "
@@ -34,12 +34,12 @@ def _about_boxes(report: Report, spec: PriorSpec) -> list[str]:
     if not len(report.corners):
         return ["No image has a box: there is nothing to learn."]
     sentences = []
-    side = spec.image_size * np.sqrt(area(report.corners))  # [N]
+    side = spec.mean_side * np.sqrt(area(report.corners))  # [N]
     small = float(np.mean(side < SMALL))
     uncovered = float(np.mean(best_iou(report.corners, spec) < IOU))
     if small >= 0.1:
         sentences.append(
-            f"{_percent(small)} of the boxes are under {SMALL} pixels at this input of {spec.image_size}: use a "
+            f"{_percent(small)} of the boxes are under {SMALL} pixels at this input of {spec.mean_side:.0f}: use a "
             "larger input or smaller priors."
         )
     if uncovered >= 0.1:

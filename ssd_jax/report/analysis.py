@@ -103,7 +103,7 @@ def analyse(record: Record, *, replicates: int = 1000, seed: int = 0) -> Analysi
     ranked = rankings(record, errors)
     drawn = mean_average_precisions(ranked, weights, ("11point", "area"))  # [2, replicates]
     spec = record.spec
-    size = spec.image_size if spec else 300
+    size = spec.mean_side if spec else 300
     return Analysis(
         record,
         errors,
@@ -172,12 +172,21 @@ def errors_per_image(errors: Errors, images: int, *, score: float) -> np.ndarray
     """Return how many wrong detections of at least `score`, and missed objects, each image has: int [N]."""
     seen = errors.detections.scores >= score
     wrong = seen & (errors.outcome != "true") & (errors.outcome != "ignored")
-    found = np.zeros(len(errors.objects.labels), bool)
-    found[errors.target[seen & (errors.outcome == "true")]] = True
-    missed = ~found & ~errors.objects.difficult
-    return np.bincount(errors.detections.image[wrong], minlength=images) + np.bincount(
-        errors.objects.image[missed], minlength=images
+    return np.bincount(errors.detections.image[wrong], minlength=images) + missed_per_image(
+        errors, images, score=score
     )
+
+
+def missed_per_image(errors: Errors, images: int, *, score: float) -> np.ndarray:
+    """Return how many objects no detection of at least `score` finds in each image: int [N]."""
+    found = np.zeros(len(errors.objects.labels), bool)
+    found[errors.target[(errors.detections.scores >= score) & (errors.outcome == "true")]] = True
+    return np.bincount(errors.objects.image[~found & ~errors.objects.difficult], minlength=images)
+
+
+def largest(counts: np.ndarray, most: int) -> list[int]:
+    """Return the images of the largest counts [N] above 0, the largest first; the first of equals comes first."""
+    return [k for k in np.argsort(-counts, kind="stable")[:most].tolist() if counts[k]]
 
 
 def worst_by_loss(record: Record, most: int) -> list[int]:
@@ -207,7 +216,7 @@ def to_numbers(analysis: Analysis, *, score: float = 0.4, worst: int = 40) -> di
     """
     record, errors = analysis.record, analysis.errors
     per_image = errors_per_image(errors, len(record.image_ids), score=score)
-    by_errors = np.argsort(-per_image, kind="stable")[:worst].tolist()
+    missed = missed_per_image(errors, len(record.image_ids), score=score)
     classes = {}
     for name, aps in analysis.AP.items():
         best = best_f1(analysis.curves[name]) if name in analysis.curves else None
@@ -235,7 +244,8 @@ def to_numbers(analysis: Analysis, *, score: float = 0.4, worst: int = 40) -> di
             zip(("score", "precision", "count"), (c.tolist() for c in analysis.calibration), strict=True)
         ),
         "confusion": {"labels": ["background", *record.class_names], "counts": analysis.confusion.tolist()},
-        "worst_by_errors": {record.image_ids[i]: int(per_image[i]) for i in by_errors if per_image[i]},
+        "worst_by_errors": {record.image_ids[i]: int(per_image[i]) for i in largest(per_image, worst)},
+        "worst_by_misses": {record.image_ids[i]: int(missed[i]) for i in largest(missed, worst)},
         "worst_by_loss": (
             {record.image_ids[i]: float(record.loss[i]) for i in worst_by_loss(record, worst)}
             if record.loss is not None

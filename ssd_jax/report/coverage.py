@@ -40,7 +40,7 @@ def coverage(corners: np.ndarray, spec: PriorSpec, *, threshold: float = 0.5) ->
       a row for each of `BUCKETS`, and a last one for all boxes together.
     """
     best = best_iou(corners, spec)  # [N]
-    side = spec.image_size * np.sqrt(area(corners))  # [N]
+    side = spec.mean_side * np.sqrt(area(corners))  # [N]
     rows = []
     for low, high in [*itertools.pairwise(BUCKETS), (0, np.inf)]:
         own = best[(side >= low) & (side < high)]

@@ -19,6 +19,8 @@ from ssd_jax.report.analysis import (
     Analysis,
     counts_by_score,
     errors_per_image,
+    largest,
+    missed_per_image,
     suspects,
     to_numbers,
     worst_by_loss,
@@ -59,15 +61,16 @@ def write_page(
       title: of the page.
       subtitle: a sentence below it.
       history: lines of `metrics.jsonl`, for the curves of the training.
-      worst: how many of the images with most errors, and half as many of those of the highest loss, to show.
+      worst: how many of the images with most errors to show, and half as many of those with most missed objects and
+        of those of the highest loss.
       random: how many random images to show.
       score: where the slider starts; errors of detections of this score choose the worst images.
       seed: of the random images.
     """
     images = len(analysis.record.image_ids)
-    ranked = np.argsort(-errors_per_image(analysis.errors, images, score=score), kind="stable")[:worst].tolist()
     choices = {
-        "worst": ranked,
+        "worst": largest(errors_per_image(analysis.errors, images, score=score), worst),
+        "missed": largest(missed_per_image(analysis.errors, images, score=score), worst // 2),
         "loss": worst_by_loss(analysis.record, worst // 2),
         "random": random_images(images, random, seed=seed),
         "suspect": suspects(analysis.errors),
@@ -92,7 +95,7 @@ def page_text(
 
     Args:
       runs: by name.
-      choices: image indices by the name of the choice: "worst", "loss", "random", "suspect".
+      choices: image indices by the name of the choice: "worst", "missed", "loss", "random", "suspect".
       load_image: gives the images.
       sections: HTML above the images.
       texts: plain text for the places `title`, `subtitle`, `legend` and `worst` of the page.

@@ -11,6 +11,7 @@ from ssd_jax.augment import MEAN_COLOUR, AugmentOptions, augment
 from ssd_jax.box import to_pixels
 from ssd_jax.data import GREY, Source, train_batches, warp
 from ssd_jax.inference.drawing import colour_of, draw_boxes
+from ssd_jax.sides import Side
 
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 LINE, MARGIN = 18, 6  # height of a line of the legend, and its margin, in pixels
@@ -20,7 +21,7 @@ def sheet(
     source: Source,
     *,
     augment_options: AugmentOptions,
-    image_size: int,
+    image_size: Side,
     canvas_size: int,
     max_boxes: int,
     train_difficult: bool = True,
@@ -35,7 +36,7 @@ def sheet(
     Args:
       source: the dataset.
       augment_options: of `augment`.
-      image_size: side of the network's input, pixels.
+      image_size: side of the network's input, or (height, width), pixels.
       canvas_size: of `train_batches`.
       max_boxes: of `train_batches`.
       train_difficult: of `train_batches`.

@@ -12,6 +12,7 @@ import pytest
 from statistics_bounds import Z, assert_same_distribution, assert_same_rate
 
 from ssd_jax.augment import INTERPOLATIONS, MEAN_COLOUR, NO_AUGMENTATION, AugmentOptions, augment
+from ssd_jax.sides import sides_of
 
 MEAN = np.array(MEAN_COLOUR, np.float32)
 SIZE, KEYS = 48, 300
@@ -69,12 +70,14 @@ def crossings(profile, level):
     return np.array(at)
 
 
-def test_a_drawn_rectangle_lands_on_the_moved_box():
+@pytest.mark.parametrize("size", [96, (70, 120)])
+def test_a_drawn_rectangle_lands_on_the_moved_box(size):
     """Draw white on dark grey, with corners on whole pixels, and find the edges in the result, also between pixels.
 
     The image is always expanded, often cropped, half the time mirrored, and resampled in all five ways.
     """
-    height, width, size = 80, 110, 96
+    height, width = 80, 110
+    result = np.array(sides_of(size)[::-1])  # (width, height)
     image = np.full((128, 128, 3), 65, np.uint8)
     left, top, right, bottom = 23, 31, 67, 58
     image[top:bottom, left:right] = 255
@@ -88,9 +91,9 @@ def test_a_drawn_rectangle_lands_on_the_moved_box():
         if label == 0 or moved.min() < 0.03 or moved.max() > 0.97:  # removed or clipped
             continue
         levels = levels[:, :, 0] + MEAN[0]
-        column, row = (((moved[:2] + moved[2:]) / 2) * size).astype(int)
-        x = crossings(levels[row], 160) - moved[[0, 2]] * size
-        y = crossings(levels[:, column], 160) - moved[[1, 3]] * size
+        column, row = (((moved[:2] + moved[2:]) / 2) * result).astype(int)
+        x = crossings(levels[row], 160) - moved[[0, 2]] * result[0]
+        y = crossings(levels[:, column], 160) - moved[[1, 3]] * result[1]
         errors.append([x[0], y[0], x[1], y[1]])
     errors = np.array(errors)
     assert len(errors) > 100

@@ -12,6 +12,14 @@ SPECS = {
     "SSD512_VOC": box.SSD512_VOC,
     "SSD512_COCO": box.SSD512_COCO,
 }
+# The layers that lead to each map of the networks on ResNet-101: kernel, stride, padding. Dilation moves no centre.
+TO_RES3 = [(7, 2, 3), (3, 2, 0), (1, 2, 0)]  # conv1, pool1, and the 1x1 convolution that halves stage 3
+TO_RES5 = [*TO_RES3, (1, 2, 0)]  # and stage 4; stage 5 has stride 1
+HALVED = [TO_RES5 + [(2, 2, 0)] * n for n in range(5)]
+RECEPTIVE_FIELDS = {
+    "SSD321_VOC": [TO_RES3, *HALVED[:3], [*HALVED[2], (3, 1, 0)]],
+    "SSD513_VOC": [TO_RES3, *HALVED],
+}
 
 
 # Sums of (x_min, y_min, x_max, y_max) by the formula of Caffe's prior_box_layer.cpp, which truncates sizes.
@@ -142,6 +150,80 @@ def test_clamped_centres_are_those_of_ssd_pytorch(name, moved):
     assert np.max(priors - clamped) == pytest.approx(4 / 300 if moved else 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "sizes"),
+    [
+        ("SSD321_VOC", 17080, (32, 64, 121, 179, 237, 295, 353)),
+        ("SSD321_COCO", 17080, (22, 48, 112, 176, 240, 304, 369)),
+        ("SSD513_VOC", 43688, (35, 76, 159, 241, 323, 405, 487, 569)),
+        ("SSD513_COCO", 43688, (20, 51, 138, 225, 312, 400, 487, 574)),
+    ],
+)
+def test_priors_of_resnet101(name, count, sizes):
+    spec = getattr(box, name)
+    priors = box.make_priors(spec) * spec.image_size
+    assert len(priors) == count
+    first = 0
+    for k, grid in enumerate(spec.grids):
+        small, large = sizes[k], (sizes[k] * sizes[k + 1]) ** 0.5
+        expected = [(small, small), (large, large)]
+        for root in (ratio**0.5 for ratio in (1.6, 2, 3)):
+            expected += [(small * root, small / root), (small / root, small * root)]
+        np.testing.assert_allclose(priors[first : first + 8, 2:], expected, rtol=1e-5)
+        first += 8 * grid**2
+
+
+@pytest.mark.parametrize("name", RECEPTIVE_FIELDS)
+def test_centres_of_resnet101_are_those_of_receptive_fields(name):
+    spec = getattr(box, name)
+    centres = box.make_priors(spec)[:, :2] * spec.image_size
+    firsts = np.cumsum([0, *(8 * grid**2 for grid in spec.grids)])
+    for k, layers in enumerate(RECEPTIVE_FIELDS[name]):
+        centre, step = 0.5, 1  # of the first pixel, in pixels of the image, and the distance of two
+        for kernel, stride, padding in layers:
+            centre += step * ((kernel - 1) / 2 - padding)
+            step *= stride
+        np.testing.assert_allclose(centres[firsts[k]], [centre, centre], atol=1e-4)
+        np.testing.assert_allclose(centres[firsts[k] + 8], [centre + step, centre], atol=1e-4)
+    np.testing.assert_allclose(centres[-1], [spec.image_size / 2] * 2, rtol=1e-6)  # the last map has one cell
+
+
+def test_a_rectangular_input_has_square_boxes_of_pixels():
+    spec = box.PriorSpec((20, 40), ((2, 4), (1, 2)), (10, (20, 20)), (5, 10, 15), ((), (4.0,)))
+    assert spec.input_sides == (20, 40) and spec.map_sides == ((2, 4), (1, 2)) and spec.per_cell == (2, 4)
+    assert spec.mean_side == pytest.approx(800**0.5)
+    assert spec.steps == (10, 20) and box.PriorSpec((8, 8), (2,), (4,), (1, 2), ((),)).image_size == 8
+    expected = [(x, y, s, s) for y in (5, 15) for x in (5, 15, 25, 35) for s in (5, 50**0.5)]
+    expected += [(x, 10, *shape) for x in (10, 30) for shape in ((10, 10), (150**0.5,) * 2, (20, 5), (5, 20))]
+    np.testing.assert_allclose(box.make_priors(spec) * (40, 20, 40, 20), expected, rtol=1e-6)
+    assert box.PriorSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+def test_a_square_of_a_rectangular_input_has_the_priors_of_the_square():
+    grids = tuple((grid, 2 * grid) for grid in box.SSD512_VOC.grids)
+    wide = box.make_priors(dataclasses.replace(box.SSD512_VOC, image_size=(512, 1024), grids=grids)) * (2, 1, 2, 1)
+    np.testing.assert_allclose(wide[wide[:, 0] < 1], box.make_priors(box.SSD512_VOC), atol=1e-6)
+
+
+def test_explicit_shapes_and_an_offset_for_each_map():
+    # As in a face detector: squares of 10, 16 and 24 pixels on one map, larger ones on the next.
+    shapes = ((10, 10), (16, 16), (24, 24)), ((32, 32), (48, 40.5))
+    spec = box.PriorSpec(64, (2, 1), (32, 64), offset=(0.25, 0.5), shapes=shapes)
+    assert spec.per_cell == (3, 2)
+    expected = [(x, y, s, s) for y in (8, 40) for x in (8, 40) for s in (10, 16, 24)]
+    expected += [(32, 32, 32, 32), (32, 32, 48, 40.5)]
+    np.testing.assert_allclose(box.make_priors(spec) * 64, expected, rtol=1e-6)
+    truncated = box.make_priors(dataclasses.replace(spec, truncate=True)) * 64
+    np.testing.assert_allclose(truncated[-1], (32, 32, 48, 40))
+    assert box.PriorSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+def test_linear_spec_of_a_rectangle_has_the_sizes_of_the_square_of_its_area():
+    wide = box.linear_spec((100, 400), [(25, 100), (13, 50), (7, 25)])
+    assert wide.sizes == pytest.approx(box.linear_spec(200, (50, 25, 13)).sizes)
+    assert wide.steps == (4, (100 / 13, 8), (100 / 7, 16))
+
+
 def test_linear_spec_is_the_papers_formula():
     spec = box.linear_spec(300, (38, 19, 10, 5, 3, 1))
     np.testing.assert_allclose(np.array(spec.sizes) / 300, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 1.04])
@@ -160,6 +242,14 @@ def test_a_spec_that_does_not_fit_together_is_refused():
         box.PriorSpec(8, (2, 1), (4, 8), (1, 2), ((), ()))
     with pytest.raises(ValueError, match=r"must be positive; got PriorSpec\(image_size=8, grids=\(0,\)"):
         box.PriorSpec(8, (0,), (4,), (1, 2), ((),))
+    with pytest.raises(ValueError, match=r"PriorSpec.offset must have 2 entries for 2 maps; got \(0.5,\)"):
+        box.PriorSpec(8, (2, 1), (4, 8), (1, 2, 3), ((), ()), offset=(0.5,))
+    with pytest.raises(ValueError, match="either shapes or sizes and ratios"):
+        box.PriorSpec(8, (1,), (8,), (1, 2), ((),), shapes=(((1, 1),),))
+    with pytest.raises(ValueError, match=r"PriorSpec.shapes must have \(width, height\) pairs .*; got \(\(1, 2\),\)"):
+        box.PriorSpec(8, (1,), (8,), shapes=((1, 2),))
+    with pytest.raises(ValueError, match=r"PriorSpec.grids must be a number or a pair .*; got \(1, 2, 3\)"):
+        box.PriorSpec(8, ((1, 2, 3),), (8,), (1, 2), ((),))
     with pytest.raises(ValueError, match=r"grids must have two maps or more .*; got \(9, 1\) and first 0.1"):
         box.linear_spec(300, (9, 1), first=0.1)
 

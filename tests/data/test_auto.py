@@ -23,7 +23,7 @@ from layouts import (
     yolo_list_of_names,
 )
 
-from ssd_jax.data import Examples, Subset, describe_folder, open_source
+from ssd_jax.data import Examples, Subset, auto, describe_folder, open_source
 from ssd_jax.data.reading import plural
 from ssd_jax.training import create_state
 
@@ -105,6 +105,23 @@ def test_splits_that_the_data_names(tmp_path):
     one_line(
         error, f"{tmp_path}: a split must be one of all, train, val, or a part of one, as all[~:80%]; got 'test'"
     )
+
+
+def test_a_folder_that_changes_is_read_again(tmp_path):
+    voc_beside(tmp_path, IMAGES)
+    for path in tmp_path.iterdir():
+        os.utime(path, (1e9, 1e9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "SETTLED", -1e9)  # as if the files were old
+        first = auto.read_folder(tmp_path)
+        assert auto.read_folder(tmp_path) is first and auto.read_folder(tmp_path, "voc") is not first
+        first = auto.read_folder(tmp_path)
+        (tmp_path / "3.xml").write_text((tmp_path / "2.xml").read_text())
+        assert auto.read_folder(tmp_path).boxes[3] == 2
+        (tmp_path / "3.xml").unlink()
+        assert len(auto.read_folder(tmp_path).images) == 8
+        (tmp_path / "2.png").unlink()
+        assert len(auto.read_folder(tmp_path).images) == 7
 
 
 def test_splits_where_the_data_names_none(tmp_path):

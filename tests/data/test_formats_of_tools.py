@@ -301,7 +301,7 @@ def test_a_saved_dataset_without_the_library(root, monkeypatch):
     write_text(root / "data" / "state.json", "{}")
     write_text(root / "data" / "dataset_info.json", "{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refused(root, f"{root / 'data'}: a dataset of Hugging Face's needs the library datasets: pip install")
+    refused(root, "datasets must be installed: pip install 'ssd_jax[datasets]'")
 
 
 def test_a_saved_dataset(tmp_path):

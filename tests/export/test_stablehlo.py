@@ -143,7 +143,7 @@ def test_a_damaged_or_missing_file_is_one_line(path, tmp_path):
         load_detector(copy)
     for text, message in (
         ("[]", "class_names must be a list of texts; got None"),
-        ('{"class_names": ["a"], "image_size": 0}', "image_size must be a positive integer; got 0"),
+        ('{"class_names": ["a"], "image_size": 0}', "image_size must be a positive integer or two; got 0"),
         (
             '{"class_names": ["a"], "image_size": 9, "batch_size": "x"}',
             "batch_size must be a positive integer or null",

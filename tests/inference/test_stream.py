@@ -1,7 +1,10 @@
 """The stream of images through a network, here a sum in NumPy."""
 
 import itertools
+import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 
@@ -155,6 +158,18 @@ def test_a_stream_that_is_left_reads_no_more():
         time.sleep(0.01)
     assert not any(thread.name == "stream" for thread in threading.enumerate())
     assert len(taken) < 50
+
+
+def test_a_stream_that_is_open_when_python_ends_says_nothing():
+    code = (
+        "import itertools, sys, test_stream\n"
+        "answers = test_stream.stream(itertools.repeat(3))\n"
+        "print(next(answers).item)\n"
+        'sys.modules["threading"]._kept = answers'
+    )
+    paths = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.getcwd()])}
+    ended = subprocess.run([sys.executable, "-c", code], env=os.environ | paths, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")
 
 
 def test_an_array_may_be_used_again_for_the_next_image():

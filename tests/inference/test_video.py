@@ -102,11 +102,12 @@ def test_what_is_no_video_is_one_line(tmp_path):
         VideoReader(tmp_path / name)
 
 
-def test_a_closed_video_has_no_more_frames(clip):
+def test_a_closed_video_has_no_more_frames(clip, caplog):
     with VideoReader(clip) as video:
         frames = iter(video)
         assert next(frames).number == 0
     assert list(frames) == []
+    assert not caplog.text
 
 
 def test_sources_are_told_apart_by_their_names(tmp_path, monkeypatch):

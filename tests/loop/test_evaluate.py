@@ -73,6 +73,7 @@ def test_evaluation_counts_every_image_once_and_writes_what_it_says(workdir):
     written = json.loads((workdir / "eval_val.json").read_text())
     assert written["AP"] == pytest.approx(results["AP"], nan_ok=True)
     assert "bright" in table(results) and "mAP" in table(results)
+    assert f"F1 {results['F1']:.4f}, precision {results['precision']:.4f}" in table(results)
     assert evaluate(workdir, split="train", step=3)["images"] == 8
     cut = evaluate(workdir, split="train[:2]")
     assert (cut["images"], Path(cut["path"]).name) == (2, "eval_train_2.json")

@@ -1,6 +1,7 @@
 """What a workdir's config.json may look like."""
 
 import json
+import os
 
 import pytest
 import tiny
@@ -101,4 +102,7 @@ def test_a_damaged_config_is_one_line_that_names_the_file(values, message, tmp_p
 def test_json_has_null_for_what_is_not_a_number(tmp_path):
     write_json(tmp_path / "a.json", {"mAP": float("nan"), "AP": {"cat": float("-inf"), "dog": 0.5}, "n": (1, 2)})
     assert "NaN" not in (tmp_path / "a.json").read_text()
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match=r"^[^ ]*/pipe\.json: must be a regular file; got a pipe$"):
+        read_json(tmp_path / "pipe.json")
     assert read_json(tmp_path / "a.json") == {"mAP": None, "AP": {"cat": None, "dog": 0.5}, "n": [1, 2]}

@@ -118,7 +118,7 @@ def test_a_spec_whose_grids_are_not_the_maps_is_refused():
         ({"axis_name": "batch"}, "got 'axis_name'$"),  # of a training step, not of a model
         ({"spec": None}, "^fields of a model's spec must be among image_size, .*; got None$"),
         ({"spec": {"image_size": 300, "scales": 3}}, "^fields of a model's spec must be among .*; got 'scales'$"),
-        ({"spec": {"image_size": 300}}, "^fields of a model's spec must include grids, .*ratios; got image_size$"),
+        ({"spec": {"image_size": 300}}, "^fields of a model's spec must include grids, steps; got image_size$"),
     ],
 )
 def test_a_description_of_another_version_is_refused_in_one_line(changes, message):

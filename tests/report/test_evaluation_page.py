@@ -12,7 +12,15 @@ import pytest
 import record_maker
 
 from ssd_jax.files import to_json
-from ssd_jax.report.analysis import analyse, counts_by_score, errors_per_image, to_numbers, worst_by_loss
+from ssd_jax.report.analysis import (
+    analyse,
+    counts_by_score,
+    errors_per_image,
+    largest,
+    missed_per_image,
+    to_numbers,
+    worst_by_loss,
+)
 from ssd_jax.report.compare import compare, write_comparison
 from ssd_jax.report.evaluation import write_page
 from ssd_jax.report.record import Record, load_record
@@ -74,6 +82,22 @@ def test_errors_of_the_images_add_up(analysis):
     per_image = errors_per_image(analysis.errors, 12, score=0.5)
     correct, wrong, objects = counted(analysis, 0.5)
     assert per_image.sum() == wrong + objects - correct
+
+
+def test_the_images_with_most_missed_objects(analysis):
+    missed = missed_per_image(analysis.errors, 12, score=0.5)
+    errors = analysis.errors
+    wanted = [0] * 12
+    for k, (image, difficult) in enumerate(zip(errors.objects.image, errors.objects.difficult, strict=True)):
+        finders = [
+            d
+            for d, (outcome, target) in enumerate(zip(errors.outcome, errors.target, strict=True))
+            if outcome == "true" and target == k and errors.detections.scores[d] >= 0.5
+        ]
+        wanted[image] += not finders and not difficult
+    assert missed.tolist() == wanted and sum(wanted) > 3
+    ranked = largest(missed, 12)
+    assert ranked == [k for k in sorted(range(12), key=lambda k: -wanted[k]) if wanted[k]]
 
 
 def test_a_record_survives_its_file(record, tmp_path):
