@@ -127,9 +127,16 @@ def read_folder(
 def _state(folder: Folder) -> tuple[object, float]:
     """Return what changes when a file does, and when the last one changed, in seconds of the clock."""
     images = set(folder.images)
-    status = [os.lstat(folder.path(file)) for file in folder.files if file not in images]
+    status = [_status(folder.path(file)) for file in folder.files if file not in images]
     newest = max((max(s.st_mtime, s.st_ctime) for s in status), default=0.0)
     return (tuple(folder.files), tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status)), newest
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError:  # a link to nothing
+        return os.lstat(path)
 
 
 def _read(folder: Folder, kind: str, how: dict[str, Any]) -> Reading:

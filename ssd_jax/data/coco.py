@@ -17,7 +17,7 @@ from ssd_jax.data.folder import Folder, split_word
 from ssd_jax.data.formats import UnreadableImage
 from ssd_jax.data.image import DEFAULTS, ReadOptions, decoded_size, read
 from ssd_jax.data.json_files import brief, finite, json_files, parse_json, whole
-from ssd_jax.data.reading import Reading, files_text
+from ssd_jax.data.reading import Reading, files_text, is_unicode
 from ssd_jax.metrics.coco import COCOAnnotation, COCOTruth
 
 Row = Mapping[str, Any]  # an object of the JSON file, whose values can be of any type
@@ -184,7 +184,7 @@ class COCOJson(Source):
         return sorted(categories)
 
     def _line_of_text(self, value: object, name: str) -> str:
-        if not isinstance(value, str) or value.splitlines() != [value] or "\0" in value or not _is_unicode(value):
+        if not isinstance(value, str) or value.splitlines() != [value] or "\0" in value or not is_unicode(value):
             self._refuse(f"{name} must be one line of text", value)
         return value
 
@@ -484,15 +484,6 @@ def _files_inside(root: Path, folder: str) -> tuple[bool, dict[str, bool]]:
     with os.scandir(real_folder) as entries:
         files = {e.name: inside(os.path.realpath(e.path)) if e.is_symlink() else folder_inside for e in entries}
     return folder_inside, files
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON may hold halves of characters, which no file name and no output can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_id(value: object, *, numbered: bool) -> int | str | None:

@@ -154,6 +154,8 @@ def annotated_reading(
             raise FileNotFoundError(f"{place}: every annotation must have an image; {found}")
         warnings.append(f"{place}: annotations without an image were left out: {found}")
         notes = [*notes, f"{plural(len(missing), 'annotation')} without an image left out"]
+    if wrong := [name for name in class_names if not is_unicode(name)]:
+        raise ValueError(f"{place}: a class name must be text that UTF-8 can hold; got {wrong[0]!r}")
     if not class_names:
         raise ValueError(f"{place}: the annotations must have an object, to find the classes; got none")
 
@@ -270,5 +272,10 @@ def _same_objects(a: Example, b: Example, first: Reading, second: Reading) -> bo
     return True
 
 
-Finder = Callable[..., Reading | None]
-"""Reads a folder: (folder, strict=, allow_outside=, options=) -> a reading, or None if the format is not there."""
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has no halves of characters, which JSON may hold, but no output can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -103,6 +103,7 @@ def _images(source: Source, unreadable: list[str]) -> Iterator[tuple[int, Writte
             stem = "_".join(PurePosixPath(example.file or example.image_id).with_suffix("").parts)
         while stem.lower() in names:
             stem += "_"
+        stem = stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name that is not UTF-8
         names.add(stem.lower())
         yield index, Written(f"{stem}{ending}", size, example)
 

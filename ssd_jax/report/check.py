@@ -112,8 +112,12 @@ def _run(options: argparse.Namespace) -> None:
         )
     if is_folder:
         options.kind, options.root = "auto", options.kind
-        if options.sheet is None:
-            options.sheet = f"{Path(options.root).resolve().name}_samples.png"
+        root = Path(options.root).resolve()
+        if options.sheet is None and root not in (
+            Path.cwd(),
+            *Path.cwd().parents,
+        ):  # it would be an image of the dataset
+            options.sheet = f"{root.name}_samples.png"
     for name in ("root", "drop_other_classes", "max_boxes"):
         if getattr(options, name) is not None:
             data[name] = getattr(options, name)

@@ -5,6 +5,7 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
 
 def pixels(example):
@@ -327,6 +328,22 @@ def box_list(root, source):
     write_text(root / "classes.txt", "".join(f"{name}\n" for name in source.class_names))
 
 
+def hugging_face(root, source):
+    datasets = pytest.importorskip("datasets", reason="needs the extra [datasets]")
+    rows = []
+    for example in source:
+        png = cv2.imencode(".png", example.image[:, :, ::-1])[1].tobytes()
+        boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in pixels(example).tolist()]
+        labels = [int(label) - 1 for label in example.labels]
+        rows.append({"image": {"bytes": png, "path": None}, "objects": {"bbox": boxes, "category": labels}})
+    box = datasets.Sequence(datasets.Value("float32"), length=4)
+    objects = datasets.Sequence({"bbox": box, "category": datasets.ClassLabel(names=list(source.class_names))})
+    features = datasets.Features({"image": datasets.Image(), "objects": objects})
+    parts = {"train": rows[::2], "validation": rows[1::2]}
+    saved = {name: datasets.Dataset.from_list(part, features=features) for name, part in parts.items()}
+    datasets.DatasetDict(saved).save_to_disk(root)
+
+
 def folders_of_datasets(root, source):
     class Part:
         class_names = source.class_names
@@ -371,5 +388,6 @@ LAYOUTS = {
     "Label Studio": (label_studio, "label_studio", set()),
     "Label Studio minimal": (label_studio_min, "label_studio", set()),
     "list of boxes": (box_list, "box_list", {"train", "test"}),
+    "Hugging Face": (hugging_face, "hugging_face", {"train", "val"}),
     "folders": (folders_of_datasets, "auto", {"train", "val", "train2017", "val2017"}),
 }

@@ -353,6 +353,7 @@ def test_keypoints_follow_the_box(yolo):
 REAL = {
     "bccd": (364, 4888, "voc", "train", "val"),
     "tiny_coco": (100, 842, "coco", "train", "val"),
+    "voc2007": (19, 76, "box_list", "train", "test"),
     "voc2012_100": (100, 273, "voc", "all[~:80%]", "all[~80%:]"),
 }
 

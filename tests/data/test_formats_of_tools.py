@@ -4,7 +4,6 @@ import json
 import os
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import tiny
@@ -304,27 +303,9 @@ def test_a_saved_dataset_without_the_library(root, monkeypatch):
     refused(root, "datasets must be installed: pip install 'ssd_jax[datasets]'")
 
 
-def test_a_saved_dataset(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="needs the extra [datasets]")
-    rows = [
-        {
-            "image": {"bytes": cv2.imencode(".png", e.image[:, :, ::-1])[1].tobytes(), "path": None},
-            "objects": {
-                "bbox": [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (64 * e.boxes.astype(float)).tolist()],
-                "category": [int(label) - 1 for label in e.labels],
-            },
-        }
-        for e in IMAGES
-    ]
-    box = datasets.Sequence(datasets.Value("float32"), length=4)
-    kinds = datasets.ClassLabel(names=list(IMAGES.class_names))
-    objects = datasets.Sequence({"bbox": box, "category": kinds})
-    features = datasets.Features({"image": datasets.Image(), "objects": objects})
-    parts = {"train": rows[::2], "validation": rows[1::2]}
-    saved = {name: datasets.Dataset.from_list(part, features=features) for name, part in parts.items()}
-    datasets.DatasetDict(saved).save_to_disk(tmp_path)
-    assert describe_folder(tmp_path).splits == {"train": 5, "val": 4}
-    same_images(open_source("auto", "all", root=tmp_path), IMAGES)
+def test_a_class_name_that_no_output_can_hold(root):
+    labelme_file(root, shape={"label": "\ud800"})
+    refused(root, f"{root}, a.json: a class name must be text that UTF-8 can hold; got '\\ud800'")
 
 
 # -- limits

@@ -268,6 +268,10 @@ def test_a_folder_is_all_that_the_command_needs(tmp_path, monkeypatch, capsys):
     found = "VOC XML in *.xml: 12 images, 18 boxes of 2 classes (bright, dark); no splits"
     assert out.startswith(f"../pets: {found}\nsplit       all\n")
     assert "priors of finetune" in out and "12 images are few" in out and not list(Path().iterdir())
+    monkeypatch.chdir(tmp_path / "pets")
+    main([".", "--config.spec.sizes=(10.0, 20.0, 40.0, 80.0, 100.0)"])
+    assert "samples before" not in capsys.readouterr().out and len(list(Path().iterdir())) == 24
+    monkeypatch.chdir(tmp_path / "here")
     main(["../pets", "all[~:50%]", "--eval=all[~50%:]", "--base=voc_folder", f"--json={tmp_path}/report.json"])
     out = capsys.readouterr().out
     assert (
