@@ -221,17 +221,36 @@ document.body.dataset.cards = document.querySelectorAll("#gallery figure").lengt
 </script></body>"""
 
 
+def opened(path):
+    """Open a page in a browser, and return its text after its scripts have run without an error."""
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    command = [CHROMIUM, *options.split(), f"--user-data-dir={path.parent}/profile", "--enable-logging=stderr"]
+    result = subprocess.run([*command, "--dump-dom", f"file://{path}"], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in result.stderr
+    assert "data-error" not in result.stdout
+    return html.unescape(result.stdout)
+
+
+SHOWN = """<script>
+document.body.dataset.shown = [...document.querySelectorAll(".choices label")]
+  .filter((label) => getComputedStyle(label).display !== "none").map((label) => label.firstChild.id).join(" ");
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser")
+def test_a_browser_shows_only_choices_that_have_images(record, tmp_path):
+    path, grey = tmp_path / "page.html", np.full((100, 120, 3), 128, np.uint8)
+    write_page(path, analyse(dataclasses.replace(record, loss=None), replicates=10), lambda index: grey, title="x")
+    path.write_text(path.read_text().replace("</body>", SHOWN))
+    assert 'data-shown="worst random missed suspect"' in opened(path)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser")
 @pytest.mark.parametrize(("threshold", "label"), [(0, ""), (50, ""), (35, "2")])
 def test_a_browser_counts_again_where_the_slider_moves(page, analysis, tmp_path, threshold, label):
     moved = tmp_path / "moved.html"
     moved.write_text(page.read_text().replace("</body>", SLIDE % (threshold, label)))
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    command = [CHROMIUM, *options.split(), f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr"]
-    result = subprocess.run([*command, "--dump-dom", f"file://{moved}"], capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in result.stderr
-    dom = html.unescape(result.stdout)
-    assert "data-error" not in dom
+    dom = opened(moved)
     shown = dict(re.findall(r'<b id="count-(\w+)-0">([^<]*)</b>', dom))
     correct, wrong, objects = counted(analysis, threshold / 100, int(label) if label else None)
     assert int(shown["correct"]) == correct and int(shown["wrong"]) == wrong
