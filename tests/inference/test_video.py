@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 
 import cv2
 import numpy as np
@@ -119,23 +118,19 @@ def test_sources_are_told_apart_by_their_names(tmp_path, monkeypatch):
 
 
 def test_of_a_live_source_the_newest_frame_is_taken():
-    step = threading.Semaphore(0)
-    given = []
+    go_on, taken, end = (threading.Event() for _ in range(3))
 
     def camera():
-        for number in range(6):
-            given.append(number)
-            yield Frame(number, 0.0, frame(number))
-            if number in (3, 4):
-                step.acquire(timeout=60)
+        yield Frame(0, 0.0, frame(0))
+        assert go_on.wait(60)
+        yield from (Frame(number, 0.0, frame(number)) for number in (1, 2, 3))
+        taken.set()  # the thread asks for the next one
+        assert end.wait(60)
 
     frames = _newest(camera())
-    first = next(frames)
-    while len(given) < 4:  # the camera stops after the fourth
-        time.sleep(0.001)
-    second = next(frames)
-    assert first.number <= second.number == 3 or first.number == 3
-    step.release()
-    step.release()
-    rest = [each.number for each in frames]
-    assert rest == sorted(set(rest)) and rest[-1] == 5
+    assert next(frames).number == 0
+    go_on.set()
+    assert taken.wait(60)
+    assert next(frames).number == 3
+    end.set()
+    assert list(frames) == []
