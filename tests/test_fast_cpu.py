@@ -10,7 +10,7 @@ import pytest
 from launch import ROOT
 
 from ssd_jax import fast_cpu
-from ssd_jax.fast_cpu import KEPT_MEMORY, OLDER_KERNELS, settings
+from ssd_jax.fast_cpu import KEPT_MEMORY, OLDER_KERNELS, kernel_settings, memory_settings
 
 LIBRARY = platform.libc_ver()[0]
 CPU = {"JAX_PLATFORMS": "cpu"}
@@ -23,12 +23,18 @@ def machine(monkeypatch):
     monkeypatch.setattr(fast_cpu.importlib.metadata, "version", lambda package: "0.10.2")
 
 
-def test_a_cpu_gets_the_older_kernels_and_keeps_its_memory():
-    assert settings(CPU) == {"XLA_FLAGS": f"{OLDER_KERNELS}="} | KEPT_MEMORY
+def all_settings(environment, backbone="vgg16"):
+    return memory_settings(environment) | kernel_settings(environment, backbone)
+
+
+def test_a_cpu_keeps_its_memory_and_vgg_gets_the_older_kernels():
+    assert memory_settings(CPU) == KEPT_MEMORY
+    assert kernel_settings(CPU, "vgg16") == {"XLA_FLAGS": f"{OLDER_KERNELS}="}
+    assert kernel_settings(CPU, "efficientnet_lite0") == kernel_settings(CPU, "resnet50") == {}
 
 
 def test_settings_are_added_once():
-    assert settings(CPU | settings(CPU)) == {}
+    assert all_settings(CPU | all_settings(CPU)) == {}
 
 
 @pytest.mark.parametrize(
@@ -41,35 +47,59 @@ def test_settings_are_added_once():
     ],
 )
 def test_nothing_is_added_where_it_is_switched_off_or_for_another_device(environment):
-    assert settings(environment) == {}
+    assert all_settings(environment) == {}
 
 
 def test_an_installed_plugin_is_another_device(monkeypatch):
     monkeypatch.setattr(fast_cpu.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(fast_cpu.importlib.metadata, "entry_points", lambda group: ())
-    assert settings({})
+    assert memory_settings({})
     monkeypatch.setattr(fast_cpu.importlib.util, "find_spec", lambda name: name if name == "libtpu" else None)
-    assert settings({}) == {}
-    assert settings(CPU)
+    assert all_settings({}) == {}
+    assert memory_settings(CPU)
 
 
 def test_what_the_user_set_stays():
     flags = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
-    assert settings(CPU | flags)["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=true {OLDER_KERNELS}="
-    assert settings(CPU | {"XLA_FLAGS": f"{OLDER_KERNELS}=dot"}) == KEPT_MEMORY
+    assert all_settings(CPU | flags)["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=true {OLDER_KERNELS}="
+    assert all_settings(CPU | {"XLA_FLAGS": f"{OLDER_KERNELS}=dot"}) == KEPT_MEMORY
     for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"):
-        assert settings(CPU | {name: "x"}).keys() == {"XLA_FLAGS"}
+        assert all_settings(CPU | {name: "x"}).keys() == {"XLA_FLAGS"}
 
 
 @pytest.mark.parametrize("version", ["0.9.9", "0.13.0", "0.13.0.dev20270101", "1.0", "new"])
 def test_a_jaxlib_that_is_not_known_gets_no_flag(version, monkeypatch):
     monkeypatch.setattr(fast_cpu.importlib.metadata, "version", lambda package: version)
-    assert settings(CPU) == KEPT_MEMORY
+    assert all_settings(CPU) == KEPT_MEMORY
 
 
 def test_another_library_of_c_gets_no_settings_of_memory(monkeypatch):
     monkeypatch.setattr(fast_cpu.platform, "libc_ver", lambda: ("", ""))
-    assert settings(CPU).keys() == {"XLA_FLAGS"}
+    assert all_settings(CPU).keys() == {"XLA_FLAGS"}
+
+
+SEEN = """
+import sys
+from ssd_jax import fast_cpu
+from ssd_jax.config_file import read_config
+from ssd_jax.loop.workdir import choose_kernels_for
+fast_cpu.OLDER_KERNELS, fast_cpu.KNOWN_TO = "--no_such_flag", ((0, 0), (99, 0))
+choose_kernels_for(read_config(sys.argv[1]))
+import jax
+jax.devices()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"), [("voc_folder", "Unknown flag in XLA_FLAGS: --no_such_flag"), ("finetune", "")]
+)
+def test_the_kernels_are_chosen_after_the_config_is_read_and_before_xla_starts(name, failure):
+    """A flag that XLA does not know, in place of ours, ends the program: XLA has read what the config asks for."""
+    environment = os.environ | CPU | {"XLA_FLAGS": "", "SSD_JAX_FAST_CPU": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN, name], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode != 0) == bool(failure) and failure in done.stderr
 
 
 CONFIG = """

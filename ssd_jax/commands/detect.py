@@ -62,8 +62,10 @@ def main(arguments: Sequence[str]) -> None:
 
         from ssd_jax.inference.video import is_video
         from ssd_jax.loop.image_lists import is_container
+        from ssd_jax.loop.workdir import choose_kernels_of
         from ssd_jax.parallel import require_devices
 
+        choose_kernels_of(options.workdir)
         require_devices()
         containers = [path for path in options.inputs if is_container(path)]
         videos = [path for path in options.inputs if is_video(path)]

@@ -25,8 +25,10 @@ def main(arguments: Sequence[str]) -> None:
 
         from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
         from ssd_jax.loop.pages import write_run_page
+        from ssd_jax.loop.workdir import choose_kernels_of
         from ssd_jax.parallel import require_devices
 
+        choose_kernels_of(options.workdir)
         require_devices()
         if options.exported:
             if step is not None or options.report:

@@ -70,21 +70,23 @@ def main(arguments: Sequence[str]) -> None:
     minutes = options.minutes or (MINUTES if options.images and not steps_are_given else None)
 
     with command():
-        if not options.images:
+        if options.images:
+            from ssd_jax.loop.own_images import folder_config
+
+            config = folder_config(options.images, options.config, options.overrides)
+        else:
             config = read_config(options.config, options.overrides)
 
         from ssd_jax.loop.dry_run import dry_run
         from ssd_jax.loop.signals import EXIT_CODE
         from ssd_jax.loop.train import train
+        from ssd_jax.loop.workdir import choose_kernels_for
         from ssd_jax.parallel import is_first, join, require_devices
 
+        choose_kernels_for(config)
         if distributed:
             join(*place)
         require_devices()
-        if options.images:
-            from ssd_jax.loop.own_images import folder_config
-
-            config = folder_config(options.images, options.config, options.overrides)
         if options.dry_run:
             report = dry_run(config)
             if is_first():

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from ssd_jax.data.image import ReadOptions
+from ssd_jax.fast_cpu import choose_kernels
 from ssd_jax.files import read_json, write_json
 
 # Fields that had another name before 0.1: section, old name, new name.
@@ -108,6 +109,17 @@ def load_config(workdir: str | Path) -> ConfigDict:
         return complete(ConfigDict(values))
     except (ValueError, KeyError, AttributeError, RecursionError) as error:  # ConfigDict raises all of them
         raise ValueError(f"{path}: {error.args[0] if error.args else error}") from None
+
+
+def choose_kernels_for(config: ConfigDict) -> None:
+    """Do `fast_cpu.choose_kernels` for the network of a config."""
+    choose_kernels(config.get("model", {}).get("backbone", "vgg16"))
+
+
+def choose_kernels_of(workdir: str | Path) -> None:
+    """Do the same for the network of a run. A folder without a config is left to who reads it next."""
+    if (Path(workdir) / "config.json").is_file():
+        choose_kernels_for(load_config(workdir))
 
 
 def changes(config: ConfigDict, workdir: Path) -> list[str]:
