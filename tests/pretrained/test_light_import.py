@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import jax
-import jax.numpy as jnp
 import light_reference as reference
 import numpy as np
 import pytest
@@ -70,7 +69,7 @@ def test_a_training_starts_from_efficientnet_lite(lite0, tmp_path):
     tensors, *_ = lite0
     path = write(tmp_path, tensors)
     model = make("ssd320_efficientnet_lite0", 3, width=reference.WIDTH)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
     after, line = start_from(path, zeros, ("a", "b"), width=reference.WIDTH)
     assert line == f"{path} (EfficientNet-Lite0): the backbone is taken"
     for name, array in flatten_dict(after, sep="/").items():
@@ -101,7 +100,7 @@ def test_ssdlite_computes_what_torchvisions_does(ssdlite, tmp_path):
 def test_a_training_of_other_classes_takes_all_but_the_last_layer_of_the_class_heads(ssdlite, tmp_path):
     path = write(tmp_path, ssdlite[0])
     model = make("ssdlite320_mobilenet_v3_large", 3, width=reference.WIDTH)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
     after, line = start_from(path, zeros, ("a", "b"), width=reference.WIDTH)
     assert line.endswith("all of it is taken but the class heads, because its classes differ")
     untouched = {name for name, array in flatten_dict(after, sep="/").items() if not np.any(array)}

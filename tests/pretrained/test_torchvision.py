@@ -1,4 +1,4 @@
-"""Parity with torchvision on random weights: ssd300_vgg16 and resnet50. Needs torch and torchvision."""
+"""Parity with torchvision on random weights: its SSDs and their backbones. Needs torch and torchvision."""
 
 import copy
 import sys
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from ssd_jax.box import SSD300_COCO, decode, make_priors
+from ssd_jax.box import SSD300_COCO, SSDLITE320_COCO, decode, make_priors
 from ssd_jax.data.classes import COCO_IDS
-from ssd_jax.model import SSD, ResNet50, preprocess
+from ssd_jax.model import SSD, MobileNetV3Large, ResNet50, make, preprocess
 from ssd_jax.model.layers import ConvBlock
 from ssd_jax.pretrained import load
 
@@ -143,3 +143,88 @@ def test_resnet50s_stages(tmp_path, side):
         got = seen["intermediates"][block]["__call__"][0][0]
         np.testing.assert_allclose(got, expected[stage], atol=1e-4 * np.std(expected[stage]))
     np.testing.assert_array_equal(last[0], got)
+
+
+def with_random_norms(model):
+    """Give the BatchNorms of a network scales and statistics at random, so that nothing is left at its start."""
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                for tensor in (norm.weight, norm.running_mean, norm.running_var):
+                    tensor.copy_(0.5 + torch.rand_like(tensor))
+                norm.bias.copy_(torch.randn_like(norm.bias) * 0.3)
+    return model
+
+
+def variables_of(weights):
+    return {
+        "params": unflatten_dict(weights.params, sep="/"),
+        "batch_stats": unflatten_dict(weights.batch_stats, sep="/"),
+    }
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_ssdlite(reduced, tmp_path, monkeypatch):
+    from torchvision.models.detection.image_list import ImageList
+
+    torch.manual_seed(0)
+    if not reduced:  # the whole tail, as where ImageNet's weights are asked for
+        monkeypatch.setattr(
+            torchvision.models.detection.ssdlite,
+            "mobilenet_v3_large",
+            lambda norm_layer, **_: torchvision.models.mobilenet_v3_large(norm_layer=norm_layer),
+        )
+    ssdlite = torchvision.models.detection.ssdlite320_mobilenet_v3_large
+    original = ssdlite(weights=None, weights_backbone=None, num_classes=CLASSES)
+    original = with_random_norms(original.eval())
+    path = tmp_path / "ssdlite.pth"
+    torch.save(original.state_dict(), path)
+    weights = load(path)
+    wanted = make("ssdlite320_mobilenet_v3_large", len(KEEP), "coco")
+    assert weights.model.spec == wanted.spec
+    heads = sum(a.size for name, a in weights.params.items() if name.startswith("conf") and "/depthwise/" not in name)
+    whole = sum(a.size for a in weights.params.values()) - heads + heads // len(KEEP) * CLASSES
+    assert whole == sum(p.numel() for p in original.parameters()) == (3_440_060 if reduced else 5_198_540)
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 320, 320, 3), dtype=np.uint8)
+    original = original.double()
+    fed = torch.from_numpy((images.astype(np.float64) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        features = list(original.backbone(fed).values())
+        outputs = original.head(features)
+        priors = original.anchor_generator(ImageList(fed, [(320, 320)] * len(fed)), features)
+        boxes = [
+            original.box_coder.decode_single(o, p).numpy()
+            for o, p in zip(outputs["bbox_regression"], priors, strict=True)
+        ]
+    ours = make_priors(SSDLITE320_COCO)
+    corners = priors[0].numpy() / 320
+    assert corners.shape == (3234, 4)
+    np.testing.assert_allclose(ours[:, 2:], corners[:, 2:] - corners[:, :2], atol=1e-6)
+    np.testing.assert_allclose(ours[:, :2], (corners[:, 2:] + corners[:, :2]) / 2, atol=1e-6)
+
+    offsets, logits = map(np.asarray, jax.jit(weights.model.apply)(variables_of(weights), preprocess(images)))
+    for got, expected in (
+        (offsets, outputs["bbox_regression"].numpy()),
+        (logits, outputs["cls_logits"].numpy()[..., KEEP]),
+    ):
+        assert np.std(expected) > 1e-2
+        np.testing.assert_allclose(got, expected, atol=2e-5 * np.std(expected) + 1e-5, rtol=1e-4)
+    decoded = jax.vmap(lambda o: decode(o, jnp.asarray(ours)))(offsets)
+    np.testing.assert_allclose(320 * np.asarray(decoded), np.stack(boxes), atol=0.01)
+
+
+def test_mobilenet_v3_large(tmp_path):
+    torch.manual_seed(0)
+    original = with_random_norms(torchvision.models.mobilenet_v3_large(weights=None).eval())
+    path = tmp_path / "mobilenet.pth"
+    torch.save(original.state_dict(), path)
+    weights = load(path)
+    assert (weights.title, weights.model, weights.notes) == ("torchvision's MobileNetV3-Large", None, ())
+    images = np.random.default_rng(0).normal(size=(1, 96, 80, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = original.double().features(torch.from_numpy(images).double().permute(0, 3, 1, 2)).numpy()
+    net = MobileNetV3Large(partial(ConvBlock, norm="batch", norm_epsilon=1e-3))
+    variables = {name: tree["trunk"] for name, tree in variables_of(weights).items()}
+    *_, got = jax.jit(partial(net.apply, train=False))(variables, images)
+    np.testing.assert_allclose(np.asarray(got).transpose(0, 3, 1, 2), expected, atol=1e-4 * np.std(expected))
