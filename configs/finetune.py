@@ -9,7 +9,9 @@ It reproduces nothing: images, classes and splits are yours.
 The network is SSD on EfficientNet-Lite0 with light extra layers and heads, 320 x 320 pixels. The weights come from
 the package of the extra `efficientnet`.
 
-Time and result: not measured yet.
+Time and result, on the BCCD blood cells (trainval, test), 500 steps, seed 0: mAP@0.5 0.875 (11-point), 0.906 (area),
+in 12.9 processor minutes: two busy cores without a GPU took 20.7 minutes. The 800 steps that are set here take about
+20 processor minutes. The command and further figures are in benchmarks/results/finetune-cpu.md.
 """
 
 import dataclasses
@@ -32,11 +34,11 @@ SPEC = PriorSpec(
 
 def get_config() -> ConfigDict:
     config = voc_folder.get_config().unlock()
-    config.steps = 600
+    config.steps = 800
     config.batch_size = 8
     config.log_every = 20
-    config.save_every = 300
-    config.eval_every = 600
+    config.save_every = 200
+    config.eval_every = 800
     config.init_from = "efficientnet_lite0"
 
     config.data.source = "auto"  # any folder of labelled images
@@ -56,7 +58,7 @@ def get_config() -> ConfigDict:
     config.optimizer.rates.trunk = 0.25
     config.optimizer.clip_norm = 10.0
     config.schedule.learning_rate = 2e-3
-    config.schedule.warmup_steps = 60
+    config.schedule.warmup_steps = 80
 
     config.augment.crop_scale = (0.5, 1.0)
     return config.lock()
