@@ -128,7 +128,9 @@ def main():
     parser.add_argument("--models", nargs="+", default=["ssd300"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--count", type=int, default=32, help="files to take")
-    parser.add_argument("--least", type=int, default=4, help="images in a measurement, at least")
+    parser.add_argument(
+        "--least", type=int, default=4, help="images in a measurement, at least; several batches overlap"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     files = [path for path in sorted(Path(options.images).iterdir()) if path.suffix.lower() in EXTENSIONS]

@@ -13,22 +13,23 @@ async function load() {
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const { class_names: names, image_size: size } = readMetadata(bytes);
   ort.env.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", location).href;
-  model = { names, size, session: await ort.InferenceSession.create(bytes) };
+  const [height, width] = Array.isArray(size) ? size : [size, size]; // of a square one number
+  model = { names, height, width, session: await ort.InferenceSession.create(bytes) };
 }
 
-/** Resize an image to the model's input: RGB uint8 [1, size, size, 3]. */
-function toInput(image, size) {
-  const small = new OffscreenCanvas(size, size).getContext("2d");
-  small.drawImage(image, 0, 0, size, size);
-  const pixels = small.getImageData(0, 0, size, size).data; // RGBA
-  const rgb = new Uint8Array(size * size * 3);
-  for (let k = 0; k < size * size; k++) for (let c = 0; c < 3; c++) rgb[3 * k + c] = pixels[4 * k + c];
-  return new ort.Tensor("uint8", rgb, [1, size, size, 3]);
+/** Resize an image to the model's input: RGB uint8 [1, height, width, 3]. */
+function toInput(image, { height, width }) {
+  const small = new OffscreenCanvas(width, height).getContext("2d");
+  small.drawImage(image, 0, 0, width, height);
+  const pixels = small.getImageData(0, 0, width, height).data; // RGBA
+  const rgb = new Uint8Array(height * width * 3);
+  for (let k = 0; k < height * width; k++) for (let c = 0; c < 3; c++) rgb[3 * k + c] = pixels[4 * k + c];
+  return new ort.Tensor("uint8", rgb, [1, height, width, 3]);
 }
 
 async function detect() {
   const start = performance.now();
-  const { boxes, scores, labels } = await model.session.run({ images: toInput(image, model.size) });
+  const { boxes, scores, labels } = await model.session.run({ images: toInput(image, model) });
   found = Array.from(scores.data, (score, k) => ({
     score,
     name: model.names[labels.data[k] - 1],
