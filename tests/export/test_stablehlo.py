@@ -94,7 +94,7 @@ sys.meta_path.insert(0, Block())
 
 
 def test_the_lines_of_the_docs_run_it_without_flax_and_this_package(detector, path):
-    (lines,) = re.findall(r"```python\n(import json.*?)```", DOCS.read_text(), re.DOTALL)
+    (lines,) = re.findall(r"```python\n(import json\nfrom pathlib.*?)```", DOCS.read_text(), re.DOTALL)
     image = np.random.default_rng(4).integers(0, 256, (64, 70, 3), dtype=np.uint8)
     cv2.imwrite(str(path.with_name("photo.png")), image[:, :, ::-1])
     lines = lines.replace("photo.jpg", "photo.png").replace("score > 0.4", "score > 0.51")
