@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
-from ssd_jax.data import Batch, Source, UnreadableImage, train_batches
+from ssd_jax.data import Batch, ReadOptions, Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, device_kind, is_cpu, over_devices, shard, topology
@@ -56,7 +56,7 @@ class Run:
             f"{here.devices} device(s) of kind {device_kind()} in {here.processes} process(es), "
             f"batch {self.config.batch_size}, {parameters:,} parameters, "
             f"{len(self.source)} training images, {len(self.eval_source)} for evaluation, "
-            f"classes {', '.join(self.source.class_names)}"
+            f"classes {', '.join(self.source.class_names)}{found_in_folder(self.config.data)}"
         )
 
     def first_state(self) -> tuple[TrainState, str]:
@@ -91,6 +91,15 @@ class Run:
     def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make one training step on a batch of `batches`. The state that is passed in must not be used again."""
         return self.step(state, shard(batch.arrays), self.key)
+
+
+def found_in_folder(data: ConfigDict) -> str:
+    """Return a clause about what is in the folder of `data.source="auto"`; "" for other sources."""
+    if data.source != "auto":
+        return ""
+    options = ReadOptions(**{field.name: data[field.name] for field in dataclasses.fields(ReadOptions)})
+    how = {"strict": data.strict, "allow_outside": data.allow_outside, "options": options}
+    return f"; data: {data_room.describe_folder(data.root, **how).text}"
 
 
 def build(config: ConfigDict) -> Run:

@@ -19,6 +19,7 @@ from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import VOCFolder
 from ssd_jax.files import only_run
 from ssd_jax.inference import Detections, load_detector
+from ssd_jax.loop.build import found_in_folder
 from ssd_jax.loop.dry_run import dry_run
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
@@ -87,6 +88,12 @@ def test_a_dry_run_reports_memory_and_time_and_writes_nothing(data, tmp_path, mo
     )
     assert re.search(r"^a step takes [\d.]+ s, [\d.]+ images a second", text, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_summary_of_a_run_says_what_auto_found(data):
+    assert found_in_folder(tiny.config(data).data) == ""
+    text = found_in_folder(tiny.config(data, **{"data.source": "auto"}).data)
+    assert text.startswith(f"; data: {data}: VOC XML in Annotations/*.xml: ") and "splits train " in text
 
 
 def test_a_dry_run_reports_that_reading_is_slow(data, monkeypatch):
