@@ -85,7 +85,7 @@ def resamples(images: int, count: int = 1000, *, seed: int = 0) -> np.ndarray:
 
 
 def mean_average_precision(
-    rankings: Sequence[Ranking], weights: np.ndarray, *, interpolation: str = "11point", chunk: int = 2**24
+    rankings: Sequence[Ranking], weights: np.ndarray, *, interpolation: str = "11point", chunk: int = 2**17
 ) -> np.ndarray:
     """Return the mean over the classes for each resample, [R]; a class without an object is not in the mean.
 
@@ -93,13 +93,13 @@ def mean_average_precision(
       rankings: one for each class.
       weights: [R, N] as `resamples` draws them.
       interpolation: as in `VOCMetric`.
-      chunk: numbers that an array of the computation may hold.
+      chunk: numbers that an array of the computation may hold; small ones stay in the cache of a CPU.
     """
     return mean_average_precisions(rankings, weights, (interpolation,), chunk=chunk)[0]
 
 
 def mean_average_precisions(
-    rankings: Sequence[Ranking], weights: np.ndarray, interpolations: Sequence[str], *, chunk: int = 2**24
+    rankings: Sequence[Ranking], weights: np.ndarray, interpolations: Sequence[str], *, chunk: int = 2**17
 ) -> np.ndarray:
     """Return what `mean_average_precision` does, for several interpolations at once: [interpolations, R]."""
     total, known = np.zeros((2, len(interpolations), len(weights)))
