@@ -149,10 +149,11 @@ class Lowering:
             return self._run(params["branches"][int(inputs[0])], inputs[1:])
         shapes = [atom.aval.shape for atom in equation.invars]
         if all(isinstance(value, np.ndarray) for value in inputs):
-            return [_fold(equation, inputs, shapes)]
+            return _fold(equation, inputs, shapes)
         if name not in LOWERINGS:
             raise ValueError(f"an operation must be one of {', '.join(LOWERINGS)} to be exported as ONNX; got {name}")
-        return [LOWERINGS[name](self, inputs, shapes, equation.outvars[0].aval.shape, params)]
+        result = LOWERINGS[name](self, inputs, shapes, equation.outvars[0].aval.shape, params)
+        return result if isinstance(result, list) else [result]
 
 
 CALLS = {
@@ -171,17 +172,18 @@ def _dtype(dtype: Any) -> np.dtype:
     return np.dtype(np.float16) if dtype == jax.numpy.bfloat16 else np.dtype(dtype)
 
 
-def _fold(equation: Any, inputs: Sequence[Any], shapes: Any) -> np.ndarray:
+def _fold(equation: Any, inputs: Sequence[Any], shapes: Any) -> list[np.ndarray]:
     name, params, out = equation.primitive.name, equation.params, equation.outvars[0].aval
     if name == "broadcast_in_dim":
         lengths = dict(zip(params["broadcast_dimensions"], inputs[0].shape, strict=True))
-        return inputs[0].reshape([lengths.get(axis, 1) for axis in range(len(out.shape))])
+        return [inputs[0].reshape([lengths.get(axis, 1) for axis in range(len(out.shape))])]
     if name in FOLDINGS:
-        return np.asarray(FOLDINGS[name](*inputs)).astype(_dtype(out.dtype))
+        return [np.asarray(FOLDINGS[name](*inputs)).astype(_dtype(out.dtype))]
     whole = [np.broadcast_to(array, _numbers(shape)) for array, shape in zip(inputs, shapes, strict=True)]
     if name == "reshape":
-        return whole[0].reshape(out.shape)
-    return np.asarray(equation.primitive.bind(*whole, **params))
+        return [whole[0].reshape(out.shape)]
+    results = equation.primitive.bind(*whole, **params)
+    return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
 
 
 FOLDINGS: dict[str, Callable[..., Any]] = {  # what a model has for each layer; XLA would compile each shape
@@ -433,6 +435,12 @@ def _stack(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shape, 
     return low.new("Concat", *names, shape=shape, dtype=values[0].dtype, axis=params["axis"])
 
 
+def _unstack(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shape, params: Any) -> list[Value]:
+    x, axis = low.natural(inputs[0], shapes[0]), params["axis"]
+    places = (np.array(k, np.int64) for k in range(shapes[0][axis]))
+    return [low.new("Gather", x.name, k, shape=shape, dtype=x.dtype, axis=axis) for k in places]
+
+
 def _square(low: Lowering, inputs: Sequence[Operand], *rest: Any) -> Value:
     return _elementwise("Mul")(low, [*inputs, *inputs], *rest)
 
@@ -456,7 +464,7 @@ def _numbers(shape: Shape) -> list[int]:
     return [int(length) for length in shape]
 
 
-LOWERINGS: dict[str, Callable[..., Value]] = {
+LOWERINGS: dict[str, Callable[..., Value | list[Value]]] = {
     "add": _affine("Add"),
     "sub": _affine("Sub"),
     "mul": _affine("Mul"),
@@ -487,4 +495,5 @@ LOWERINGS: dict[str, Callable[..., Value]] = {
     "transpose": _transpose,
     "concatenate": _concatenate,
     "stack": _stack,
+    "unstack": _unstack,
 }
