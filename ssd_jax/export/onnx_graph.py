@@ -74,7 +74,7 @@ class OnnxGraph:
             [self._described(name, dtype, shape) for name, (dtype, shape) in inputs.items()],
             [self._described(name, dtype, shape) for name, (_, dtype, shape) in outputs.items()],
             [
-                self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+                self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
                 for name, array in self._constants.items()
                 if name in used
             ],
