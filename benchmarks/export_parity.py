@@ -74,7 +74,7 @@ def is_tie(a, b, box, score, label, score_threshold):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", required=True, help="a folder")
     parser.add_argument("--models", nargs="+", default=["ssd300"])
     parser.add_argument("--count", type=int, default=100)

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,8 +34,8 @@ class Torchvision:
     """A model of torchvision: from files to boxes, and its backbone and heads alone."""
 
     def __init__(self, name, files, size):
-        import torch
-        import torchvision
+        import torch  # pyright: ignore[reportMissingImports]
+        import torchvision  # pyright: ignore[reportMissingImports]
 
         self.torch, self.tensor = torch, torchvision.transforms.functional.pil_to_tensor
         arguments = {"weights": None, "weights_backbone": None, "num_classes": 21, "score_thresh": 0.01}
@@ -104,11 +105,11 @@ def measure(name, options, files, folder):
             "ONNX": load_detector(folder / "model.onnx", batch_size=batch),
             "ONNX, int8": load_detector(folder / "int8.onnx", batch_size=batch),
         }
-        networks = {
+        networks: dict[str, Any] = {
             "JAX": lambda pixels=pixels: forward(variables, pixels),
             "ONNX": lambda pixels=pixels: raw.run(None, {"images": pixels}),
         }
-        runs = {program: lambda d=d, few=few: d(few) for program, d in detectors.items()}
+        runs: dict[str, Any] = {program: lambda d=d, few=few: d(few) for program, d in detectors.items()}
         wholes = {program: lambda d=d, pixels=pixels: d._run(pixels) for program, d in detectors.items()}
         if theirs:
             runs["torchvision"] = lambda few=few, batch=batch: in_batches(theirs.detect, few, batch)
@@ -123,7 +124,7 @@ def measure(name, options, files, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", required=True, help="a folder")
     parser.add_argument("--models", nargs="+", default=["ssd300"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])

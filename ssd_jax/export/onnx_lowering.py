@@ -139,7 +139,7 @@ class Lowering:
             known |= dict(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _lower(self, equation: Any, inputs: list[Operand]) -> list[Operand]:
+    def _lower(self, equation: Any, inputs: list[Operand]) -> Sequence[Operand]:
         name, params = equation.primitive.name, equation.params
         if name in CALLS:
             return self._run(params[CALLS[name]], inputs)
