@@ -88,11 +88,12 @@ class Saved:
 def zip_bytes(description, storages, *, byteorder="little", compression=zipfile.ZIP_STORED):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr("weights/data.pkl", pickled(description))
-        archive.writestr("weights/byteorder", byteorder)
-        for key, numbers in storages.items():
-            archive.writestr(f"weights/data/{key}", numbers.tobytes())
-        archive.writestr("weights/version", "3\n")
+        entries = {"data.pkl": pickled(description), "byteorder": byteorder}
+        entries |= {f"data/{key}": numbers.tobytes() for key, numbers in storages.items()}
+        for name, content in (entries | {"version": "3\n"}).items():
+            info = zipfile.ZipInfo(f"weights/{name}")  # of a fixed date
+            info.compress_type = compression
+            archive.writestr(info, content)
     return file.getvalue()
 
 
