@@ -38,7 +38,7 @@ def step_seconds(config, overrides, environment):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", default="voc_folder")
     parser.add_argument("--rounds", type=int, default=3)
     options, overrides = parser.parse_known_args()

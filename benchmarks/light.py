@@ -56,7 +56,7 @@ def torch_calls():
     def step():
         losses = learner(list(images[BATCHES[-1]]), [targets] * BATCHES[-1])
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
 
     return {f"forward, {batch}": lambda batch=batch: forward(batch) for batch in BATCHES} | {"training": step}

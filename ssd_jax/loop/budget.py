@@ -14,8 +14,8 @@ TIMED_STEPS = range(5, 40)  # the fewest and the most steps that are timed
 TIMED_SECONDS = 10.0  # of steps, between those limits
 FEWEST_STEPS = 20  # fewer teach nothing
 MARGIN = 0.04  # of the time, for what is not foreseen
-# Estimates, in parts of a training step's figure: what an evaluation's program takes to compile, and an image to detect
-# in. The step has gradients as well, so that both are on the safe side.
+# Estimates, in parts of a training step's figure: what an evaluation's program takes to compile, and an image to
+# detect in. The step has gradients as well, so that both are on the safe side.
 EVAL_COMPILATION, EVAL_IMAGE = 0.5, 0.7
 STARTING, DRAWING = 8.0, 8.0  # seconds: to save, load and draw
 SAVES, LOGS = 4, 40  # of a run
