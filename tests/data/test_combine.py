@@ -273,7 +273,8 @@ def test_open_a_function(tmp_path, monkeypatch):
 
 def test_the_dataset_of_the_documentation(coco, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    (tmp_path / "page_data.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def open" in code)
+    (tmp_path / "page_data.py").write_text(code)
     (tmp_path / "first.jpg").write_bytes((coco / "train" / "p7.jpg").read_bytes())
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

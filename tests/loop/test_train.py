@@ -387,7 +387,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.py", "--workdir=x"], "error: the following arguments are required: --config; "),
+        (["train.py", "--workdir=x"], "error: IMAGES or --config must be given; got neither; "),
         (["eval.py", "--workdir=nowhere"], "error: nowhere is not the workdir of a run: it has no config.json\n"),
         (
             ["train.py", "--config=configs/voc_folder.py", "--workdir={tmp}", "--config.data.root=nowhere"],
