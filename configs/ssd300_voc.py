@@ -59,8 +59,9 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "vgg16"  # or one of docs/models.md, with norm "batch"
-    config.model.extras = "paper"  # or "light": depthwise convolutions, with norm "batch"
-    config.model.heads = "paper"  # or "light"
+    config.model.extras = "paper"  # or "light": depthwise convolutions, or "residual"; both with norm "batch"
+    config.model.deconvolution = False  # True: DSSD's modules
+    config.model.heads = "paper"  # or "light", "residual"
     config.model.width = 1.0  # multiplies the channels of every layer
     config.model.norm = config_dict.placeholder(str)  # none, or "batch"
     config.model.l2_scale = 20.0  # initial scale of conv4_3's L2 norm

@@ -5,7 +5,7 @@
 
 from ssd_jax.model.backbones.efficientnet import EfficientNetLite
 from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
-from ssd_jax.model.backbones.resnet import ResNet50
+from ssd_jax.model.backbones.resnet import ResNet50, ResNet101
 from ssd_jax.model.backbones.vgg import VGG16
 from ssd_jax.model.catalogue import MODELS, make
 from ssd_jax.model.layers import L2Norm
@@ -29,6 +29,7 @@ __all__ = [
     "L2Norm",
     "MobileNetV3Large",
     "ResNet50",
+    "ResNet101",
     "compile_to_run_once",
     "describe",
     "from_description",

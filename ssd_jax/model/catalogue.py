@@ -7,8 +7,12 @@ from ssd_jax.box import (
     SSD300_VOC,
     SSD320_COCO,
     SSD320_VOC,
+    SSD321_COCO,
+    SSD321_VOC,
     SSD512_COCO,
     SSD512_VOC,
+    SSD513_COCO,
+    SSD513_VOC,
     SSDLITE320_COCO,
 )
 from ssd_jax.model.ssd import SSD
@@ -16,6 +20,15 @@ from ssd_jax.model.ssd import SSD
 OF_300 = {"voc": SSD300_VOC, "coco": SSD300_COCO}
 OF_320 = {"voc": SSD320_VOC, "coco": SSD320_COCO}
 OF_512 = {"voc": SSD512_VOC, "coco": SSD512_COCO}
+OF_321 = {"voc": SSD321_VOC, "coco": SSD321_COCO}
+OF_513 = {"voc": SSD513_VOC, "coco": SSD513_COCO}
+RESIDUAL = {
+    "backbone": "resnet101",
+    "norm": "batch",
+    "extras": "residual",
+    "heads": "residual",
+    "kernel_init": "normal",
+}
 LIGHT = {"norm": "batch", "extras": "light", "heads": "light", "kernel_init": "he", "head_init": "normal_0.03"}
 
 # The priors by dataset, and the options of `SSD`.
@@ -29,6 +42,10 @@ MODELS: dict[str, dict[str, Any]] = {
         **LIGHT,
         "kernel_init": "normal_0.03",
     },
+    "ssd321": {"specs": OF_321, **RESIDUAL},
+    "ssd513": {"specs": OF_513, **RESIDUAL},
+    "dssd321": {"specs": OF_321, **RESIDUAL, "deconvolution": True},
+    "dssd513": {"specs": OF_513, **RESIDUAL, "deconvolution": True},
     "ssd320_efficientnet_lite0": {"specs": OF_320, "backbone": "efficientnet_lite0", **LIGHT},
     "ssd320_efficientnet_lite1": {"specs": OF_320, "backbone": "efficientnet_lite1", **LIGHT},
     "ssd320_efficientnet_lite2": {"specs": OF_320, "backbone": "efficientnet_lite2", **LIGHT},

@@ -222,17 +222,23 @@ class Head(nn.Module):
       per_cell: priors in each cell of the map.
       values: 4 for offsets, the number of classes for logits.
       kernel_init: a name of `INITS`.
+      kernel: side of the kernel, pixels.
     """
 
     per_cell: int
     values: int
     kernel_init: str = "xavier"
+    kernel: int = 3
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Predict from the feature map `x` [B, H, W, F]."""
         conv = nn.Conv(
-            self.per_cell * self.values, (3, 3), padding=1, kernel_init=INITS[self.kernel_init], name="conv"
+            self.per_cell * self.values,
+            (self.kernel, self.kernel),
+            padding=self.kernel // 2,
+            kernel_init=INITS[self.kernel_init],
+            name="conv",
         )
         return conv(x.astype(jnp.float32)).reshape(x.shape[0], -1, self.values)
 

@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict
 from ssd_jax.box import PriorSpec
 from ssd_jax.model.backbones.efficientnet import EfficientNetLite
 from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
-from ssd_jax.model.backbones.resnet import ResNet50
+from ssd_jax.model.backbones.resnet import ResNet50, ResNet101
 from ssd_jax.model.backbones.vgg import VGG16
+from ssd_jax.model.dssd import Deconvolution, ResidualExtra, ResidualHead, decode_maps
 from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, LightHead, is_named, scaled
 from ssd_jax.preprocess import INPUT_SCALINGS, MEAN_COLOUR
 
@@ -24,7 +25,7 @@ NORMS = (None, "batch")
 # Fields of `SSD` that are no part of the network: Flax's own, and how a program computes it.
 NOT_DESCRIBED = ("parent", "name", "axis_name", "portable")
 DTYPES = ("float32", "bfloat16")
-KINDS = ("paper", "light")  # of the extra layers and the heads
+KINDS = ("paper", "light", "residual")  # of the extra layers and the heads
 
 
 class Extra(NamedTuple):
@@ -93,6 +94,11 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
     return ResNet50(block, model.width, name="trunk")(images, train=train)
 
 
+def resnet101(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
+    """Return the maps of ResNet-101 of strides 8 and 16."""
+    return ResNet101(block, model.width, name="trunk")(images, train=train)
+
+
 def efficientnet_lite(
     model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
 ) -> list[jax.Array]:
@@ -124,6 +130,7 @@ BACKBONES = {
     "vgg16": Backbone(vgg16),
     # Its own first layer shifts the pixels, and its importer scales the kernel.
     "resnet50": Backbone(resnet50, needs_norm=True),
+    "resnet101": Backbone(resnet101, needs_norm=True, norm_epsilon=1e-3, norm_momentum=0.999),
     "efficientnet_lite0": EFFICIENTNET_LITE,
     "efficientnet_lite1": EFFICIENTNET_LITE,
     "efficientnet_lite2": EFFICIENTNET_LITE,
@@ -152,8 +159,11 @@ class SSD(nn.Module):
       dtype: "float32" or "bfloat16": the type in which the backbone and the extra layers compute. Parameters and
         heads stay float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics; None for one device.
-      extras: "paper", or "light": extra layers with a depthwise convolution, as in SSDLite; these need norm="batch".
-      heads: "paper", or "light": heads with a depthwise convolution, as in SSDLite; these need norm="batch".
+      extras: "paper"; "light": extra layers with a depthwise convolution, as in SSDLite; "residual": those of SSD321.
+        The last two need norm="batch".
+      heads: "paper"; "light": heads with a depthwise convolution, as in SSDLite; "residual": SSD321's prediction
+        modules. The last two need norm="batch".
+      deconvolution: whether DSSD's deconvolution modules make the maps of the heads, which needs norm="batch".
       input_scaling: what the backbone is fed, a name of `INPUT_SCALINGS`; None for what its published weights want.
         The model converts the images itself.
       freeze_norm: parts whose BatchNorm normalises by its running statistics in training too, and does not update
@@ -180,6 +190,7 @@ class SSD(nn.Module):
     input_scaling: str | None = None
     freeze_norm: tuple[str, ...] = ()
     portable: bool = False
+    deconvolution: bool = False
 
     def __post_init__(self) -> None:
         """Check the options, so that a wrong one fails before any array is made."""
@@ -199,8 +210,9 @@ class SSD(nn.Module):
                 raise ValueError(f"{field} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
         needs_norm = {
             f"backbone {self.backbone}": BACKBONES[self.backbone].needs_norm,
-            "light extras": self.extras == "light",
-            "light heads": self.heads == "light",
+            f"{self.extras} extras": self.extras != "paper",
+            f"{self.heads} heads": self.heads != "paper",
+            "deconvolution": self.deconvolution,
         }
         for what, needed in needs_norm.items():
             if needed and self.norm != "batch":
@@ -237,14 +249,26 @@ class SSD(nn.Module):
             portable=self.portable,
         )
         maps = backbone.maps(self, block, _fed(images, self.input_scaling or backbone.input_scaling), train)
-        add = {"paper": self._paper_extras, "light": self._light_extras}[self.extras]
-        maps = add(block, maps, train)
+        add = {"paper": self._paper_extras, "light": self._light_extras, "residual": self._residual_extras}
+        maps = add[self.extras](block, maps, train)
         sides = tuple(m.shape[1:3] for m in maps)
         if sides != self.spec.map_sides:
             wanted = tuple(h if h == w else (h, w) for h, w in sides)
             raise ValueError(f"spec.grids must be the sides of the maps, {wanted}; got {self.spec.grids}")
+        if self.deconvolution:
+            maps = decode_maps(
+                lambda k: Deconvolution(block, self.width, self.dtype, name=f"deconv{k}"), maps, train=train
+            )
         offsets, logits = [], []
         for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
+            if self.heads == "residual":
+                kernel = 5 if k < 2 else 3
+                head = ResidualHead(
+                    block, per_cell, self.num_classes, kernel, self.width, self.head_init, name=f"predict{k}"
+                )
+                for outputs, predicted in zip((offsets, logits), head(x, train=train), strict=True):
+                    outputs.append(predicted)
+                continue
             for name, values, outputs in (("loc", 4, offsets), ("conf", self.num_classes, logits)):
                 if self.heads == "light":
                     head = LightHead(
@@ -286,6 +310,14 @@ class SSD(nn.Module):
             x = block(None, stride=2, name=f"conv{number}_2")(x, train=train)
             x = block(scaled(features, self.width), kernel=1, name=f"conv{number}_3")(x, train=train)
             maps = [*maps, x]
+        return maps
+
+    def _residual_extras(
+        self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool
+    ) -> list[jax.Array]:
+        """Add the maps of residual blocks."""
+        for number in range(6, 6 + len(self.spec.grids) - len(maps)):
+            maps = [*maps, ResidualExtra(block, self.width, name=f"res{number}")(maps[-1], train=train)]
         return maps
 
     def _check_freeze_norm(self) -> None:

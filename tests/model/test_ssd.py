@@ -87,7 +87,7 @@ def test_preprocess_subtracts_the_mean_colour():
         ({"norm": "group"}, "^norm must be one of None, 'batch'; got 'group'$"),
         ({"dtype": "float16"}, "^dtype must be one of 'float32', 'bfloat16'; got 'float16'$"),
         ({"kernel_init": "zero"}, "^kernel_init must be one of 'xavier', 'he', 'normal', 'normal_0.03'; got 'zero'$"),
-        ({"extras": "heavy"}, "^extras must be one of 'paper', 'light'; got 'heavy'$"),
+        ({"extras": "heavy"}, "^extras must be one of 'paper', 'light', 'residual'; got 'heavy'$"),
         ({"heads": "light"}, "^norm must be 'batch' with light heads; got None$"),
         ({"backbone": "efficientnet_lite0"}, "^norm must be 'batch' with backbone efficientnet_lite0; got None$"),
         ({"input_scaling": "tf"}, "^input_scaling must be one of None, 'caffe', .*; got 'tf'$"),
@@ -114,7 +114,7 @@ def test_a_spec_whose_grids_are_not_the_maps_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"anchors": 3}, "^options of a model must be among num_classes, spec, .*, freeze_norm; got 'anchors'$"),
+        ({"anchors": 3}, "^options of a model must be among num_classes, spec, .*, deconvolution; got 'anchors'$"),
         ({"axis_name": "batch"}, "got 'axis_name'$"),  # of a training step, not of a model
         ({"spec": None}, "^fields of a model's spec must be among image_size, .*; got None$"),
         ({"spec": {"image_size": 300, "scales": 3}}, "^fields of a model's spec must be among .*; got 'scales'$"),

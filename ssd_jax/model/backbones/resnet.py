@@ -1,7 +1,7 @@
-"""ResNet-50 (arXiv:1512.03385) as a backbone of SSD, as in NVIDIA's SSD300.
+"""ResNet (arXiv:1512.03385) as a backbone: ResNet-50 as in NVIDIA's SSD300, and ResNet-101 as in SSD321 and DSSD.
 
-The layers are those of torchvision, whose weights fit: the 3x3 convolution of a block has the stride, not the 1x1
-before it.
+The layers of ResNet-50 are those of torchvision, whose weights fit: the 3x3 convolution of a block has the stride,
+not the 1x1 before it. Those of ResNet-101 are the original authors', where the 1x1 has it.
 """
 
 from collections.abc import Callable
@@ -24,25 +24,32 @@ class Bottleneck(nn.Module):
     Attributes:
       block: `block(features, **options)` makes a convolution with BatchNorm.
       features: channels of the first two convolutions.
-      stride: of the 3x3 convolution.
+      stride: of the 3x3 convolution, or of the first one.
       project: whether the shortcut is a 1x1 convolution of the input, as where the shape changes; else it is the
         input itself.
+      stride_first: whether the first convolution has the stride.
+      dilation: of the 3x3 convolution.
+      kernel: side of the first convolution, and of the shortcut's; above 1 without padding.
     """
 
     block: Callable[..., nn.Module]
     features: int
     stride: int = 1
     project: bool = False
+    stride_first: bool = False
+    dilation: int = 1
+    kernel: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Apply the block to `x` [B, H, W, C]."""
-        y = self.block(self.features, kernel=1, name="conv1")(x, train=train)
-        y = self.block(self.features, stride=self.stride, name="conv2")(y, train=train)
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = self.block(self.features, kernel=self.kernel, stride=first, padding=0, name="conv1")(x, train=train)
+        y = self.block(self.features, stride=second, dilation=self.dilation, name="conv2")(y, train=train)
         y = self.block(4 * self.features, kernel=1, activation=None, name="conv3")(y, train=train)
         if self.project:
-            wide = self.block(4 * self.features, kernel=1, stride=self.stride, activation=None, name="downsample")
-            x = wide(x, train=train)
+            options = {"kernel": self.kernel, "stride": self.stride, "padding": 0, "activation": None}
+            x = self.block(4 * self.features, **options, name="downsample")(x, train=train)
         return nn.relu(x + y)
 
 
@@ -71,3 +78,45 @@ class ResNet50(nn.Module):
                 name = f"layer{stage}_{k}"
                 x = Bottleneck(self.block, scaled(features, self.width), **first, name=name)(x, train=train)
         return [x]
+
+
+# Channels, blocks, stride and dilation of each stage of ResNet-101. SSD's last stage is dilated instead of halved.
+STAGES_101 = ((64, 3, 1, 1), (128, 4, 2, 1), (256, 23, 2, 1), (512, 3, 1, 2))
+
+
+class ResNet101(nn.Module):
+    """ResNet-101 as in SSD321 and DSSD321 (arXiv:1701.06659): maps of stride 8 and 16, 512 and 2048 channels.
+
+    Attributes:
+      block: `block(features, **options)` makes a convolution with BatchNorm.
+      width: factor on the number of channels.
+      blocks: of each stage.
+    """
+
+    block: Callable[..., nn.Module]
+    width: float = 1.0
+    blocks: tuple[int, ...] = tuple(blocks for _, blocks, _, _ in STAGES_101)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        """Map images `[B, H, W, 3]` to `[res3, res5]`, the outputs of the second and the fourth stage."""
+        x = self.block(scaled(64, self.width), kernel=7, stride=2, name="conv1")(x, train=train)
+        # Caffe rounds the number of windows up: the last may reach beyond the map.
+        beyond = [(0, (side - 3) % 2) for side in x.shape[1:3]]
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=beyond)  # pyright: ignore[reportArgumentType]
+        maps = []
+        for stage, (features, _, stride, dilation) in enumerate(STAGES_101, start=1):
+            for k in range(self.blocks[stage - 1]):
+                options = {"stride": stride, "project": True} if k == 0 else {}
+                block = Bottleneck(
+                    self.block,
+                    scaled(features, self.width),
+                    **options,
+                    stride_first=True,
+                    dilation=dilation,
+                    name=f"layer{stage}_{k}",
+                )
+                x = block(x, train=train)
+            if stage in (2, 4):
+                maps.append(x)
+        return maps
