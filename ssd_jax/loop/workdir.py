@@ -140,8 +140,8 @@ def changes(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def split_name(split: str) -> str:
-    """Write a split as a part of a file's name: "test[:5]" as "test_5"."""
-    return re.sub(r"[^\w+.%-]+", "_", split).strip("_")
+    """Write a split as a part of a file's name: "test[:5]" as "test_5", and "test[5:]" as "test_5-"."""
+    return re.sub(r"[^\w+.%~-]+", "_", re.sub(r"(?<=[\d%]):", "-", split)).strip("_")
 
 
 def jsonlike(value: Any) -> Any:

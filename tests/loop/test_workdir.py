@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 
 import pytest
 import tiny
 
 from configs import shapes, ssd300_coco, ssd300_resnet50_voc, ssd300_voc, voc_folder
 from ssd_jax.files import read_json, write_json
-from ssd_jax.loop.workdir import changes, complete, defaults, jsonlike, load_config, save_config
+from ssd_jax.loop.workdir import changes, complete, defaults, jsonlike, load_config, save_config, split_name
 
 
 def stored(workdir, values):
@@ -106,3 +107,10 @@ def test_json_has_null_for_what_is_not_a_number(tmp_path):
     with pytest.raises(ValueError, match=r"^[^ ]*/pipe\.json: must be a regular file; got a pipe$"):
         read_json(tmp_path / "pipe.json")
     assert read_json(tmp_path / "a.json") == {"mAP": None, "AP": {"cat": None, "dog": 0.5}, "n": [1, 2]}
+
+
+def test_every_split_has_a_name_of_its_own_in_file_names():
+    splits = ["test", "test[:5]", "test[5:]", "test[5:9]", "all[~:80%]", "all[~80%:]", "all[:80%]", "VOC2007:test"]
+    names = [split_name(split) for split in splits]
+    assert names[:3] == ["test", "test_5", "test_5-"]
+    assert len(set(names)) == len(names) and all(re.fullmatch(r"[\w%.+~-]+", name) for name in names)
