@@ -7,7 +7,7 @@ Conventions of the whole library:
 * priors are centers, shape `[P, 4]`, in the order feature map, row, column, shape; the network's heads have the same
   order.
 * label 0 is background (`BACKGROUND`), object classes are 1..C-1; a padding row of ground truth has label 0.
-* images are RGB, `[B, S, S, 3]`; the network takes `pixel - (123, 117, 104)`.
+* images are RGB, `[B, H, W, 3]`; the network takes `pixel - (123, 117, 104)`.
 * axis letters: B images, P priors, G ground-truth slots, C classes, K candidates, D detections. Sizes are
   (height, width).
 * arrays have static shapes; missing rows are masked.

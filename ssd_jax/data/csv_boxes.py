@@ -82,7 +82,6 @@ def read_csv(
         folder,
         list(annotated.values()),
         where=files_text(files),
-        class_names=sorted({o.name for a in annotated.values() for o in a.objects}),
         splits=found or folder_splits(list(annotated)),
         missing=list(missing),
         strict=strict,

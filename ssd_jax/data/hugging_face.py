@@ -70,7 +70,7 @@ def _read_place(folder: Folder, place: str, strict: bool, options: ReadOptions) 
         folder,
         annotated,
         where=place,
-        class_names=names or sorted({o.name for a in annotated for o in a.objects}),
+        class_names=names or None,
         splits={word: list(range(len(annotated)))} if word else {},
         strict=strict,
         options=options,

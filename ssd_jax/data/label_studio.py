@@ -60,7 +60,6 @@ def read_label_studio(
         folder,
         list(annotated.values()),
         where=files_text(files),
-        class_names=sorted({o.name for a in annotated.values() for o in a.objects}),
         missing=missing,
         notes=[f"{plural(left_out, 'result')} without a box left out"] if left_out else [],
         strict=strict,

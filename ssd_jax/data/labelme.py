@@ -64,7 +64,6 @@ def read_labelme(
         folder,
         list(annotated.values()),
         where=files_text(files),
-        class_names=sorted({o.name for a in annotated.values() for o in a.objects}),
         missing=missing,
         notes=[f"{plural(left_out, 'point')} or lines left out"] if left_out else [],
         strict=strict,

@@ -116,7 +116,7 @@ def annotated_reading(
     annotated: Sequence[Annotated],
     *,
     where: str,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None = None,
     splits: dict[str, list[int]] | None = None,
     missing: Sequence[str] = (),
     inclusive: bool = False,
@@ -133,7 +133,7 @@ def annotated_reading(
       folder: what was read.
       annotated: the images.
       where: see `Reading`.
-      class_names: see `Reading`.
+      class_names: see `Reading`; None: those of the objects, sorted.
       splits: see `Reading`; None: those that the images' folders name.
       missing: images that have an annotation, but no file.
       inclusive: see `Source`.
@@ -147,6 +147,8 @@ def annotated_reading(
       ValueError: there are no classes.
     """
     place = f"{folder.root}, {where}"
+    if class_names is None:
+        class_names = sorted({o.name for a in annotated for o in a.objects})
     warnings = []
     if missing:
         found = f"{len(missing):,} of {len(missing) + len(annotated):,} have none: {some(missing)}"

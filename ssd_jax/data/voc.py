@@ -245,7 +245,6 @@ def read_voc(
         folder,
         annotated,
         where=files_text(files),
-        class_names=sorted({o.name for a in annotated for o in a.objects}),
         splits=splits or None,
         missing=missing,
         inclusive=True,

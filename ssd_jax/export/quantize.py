@@ -20,7 +20,7 @@ def quantize(model: Any, images: Iterable[np.ndarray]) -> Any:
 
     Args:
       model: an `onnx.ModelProto` of `OnnxGraph`.
-      images: what the ranges of the activations are measured on: uint8 [1, S, S, 3] each.
+      images: what the ranges of the activations are measured on: uint8 [1, H, W, 3] each.
 
     Raises:
       ValueError: if there is no image, or onnxruntime is not installed.

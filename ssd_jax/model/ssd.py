@@ -259,31 +259,11 @@ class SSD(nn.Module):
             maps = decode_maps(
                 lambda k: Deconvolution(block, self.width, self.dtype, name=f"deconv{k}"), maps, train=train
             )
-        offsets, logits = [], []
-        for k, (x, per_cell) in enumerate(zip(maps, self.spec.per_cell, strict=True)):
-            if self.heads == "residual":
-                kernel = 5 if k < 2 else 3
-                head = ResidualHead(
-                    block, per_cell, self.num_classes, kernel, self.width, self.head_init, name=f"predict{k}"
-                )
-                for outputs, predicted in zip((offsets, logits), head(x, train=train), strict=True):
-                    outputs.append(predicted)
-                continue
-            for name, values, outputs in (("loc", 4, offsets), ("conf", self.num_classes, logits)):
-                if self.heads == "light":
-                    head = LightHead(
-                        partial(block, dtype="float32"),
-                        per_cell,
-                        values,
-                        self.head_init,
-                        self.portable,
-                        name=f"{name}{k}",
-                    )
-                    outputs.append(head(x, train=train))
-                else:
-                    outputs.append(Head(per_cell, values, self.head_init, name=f"{name}{k}")(x))
+        heads = zip(maps, self.spec.per_cell, strict=True)
+        predicted = [self._predict(block, k, x, per_cell, train) for k, (x, per_cell) in enumerate(heads)]
+        offsets, logits = (jnp.concatenate(parts, axis=1) for parts in zip(*predicted, strict=True))
         self._check_freeze_norm()
-        return jnp.concatenate(offsets, axis=1), jnp.concatenate(logits, axis=1)  # [B, P, 4], [B, P, C]
+        return offsets, logits  # [B, P, 4], [B, P, C]
 
     def _paper_extras(self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool) -> list[jax.Array]:
         """Add the maps of the paper's extra layers."""
@@ -320,6 +300,27 @@ class SSD(nn.Module):
             maps = [*maps, ResidualExtra(block, self.width, name=f"res{number}")(maps[-1], train=train)]
         return maps
 
+    def _predict(
+        self, block: Callable[..., nn.Module], k: int, x: jax.Array, per_cell: int, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return offsets [B, n, 4] and logits [B, n, C] of the n priors of map k."""
+        if self.heads == "residual":
+            kernel = 5 if k < 2 else 3
+            head = ResidualHead(
+                block, per_cell, self.num_classes, kernel, self.width, self.head_init, name=f"predict{k}"
+            )
+            return head(x, train=train)
+        values = {f"loc{k}": 4, f"conf{k}": self.num_classes}
+        if self.heads == "light":
+            wide = partial(block, dtype="float32")
+            light = (
+                LightHead(wide, per_cell, n, self.head_init, self.portable, name=name) for name, n in values.items()
+            )
+            offsets, logits = (head(x, train=train) for head in light)
+        else:
+            offsets, logits = (Head(per_cell, n, self.head_init, name=name)(x) for name, n in values.items())
+        return offsets, logits
+
     def _check_freeze_norm(self) -> None:
         """Refuse a name of `freeze_norm` that no BatchNorm has."""
         if not self.freeze_norm:
@@ -332,7 +333,7 @@ class SSD(nn.Module):
 
 
 def _fed(images: jax.Array, input_scaling: str) -> jax.Array:
-    """Convert images [B, S, S, 3], RGB minus `MEAN_COLOUR`, to what a backbone is fed."""
+    """Convert images [B, H, W, 3], RGB minus `MEAN_COLOUR`, to what a backbone is fed."""
     mean, deviation = INPUT_SCALINGS[input_scaling]
     shift, scale = np.subtract(MEAN_COLOUR, mean), 1 / np.asarray(deviation)
     if not shift.any() and (scale == 1).all():

@@ -61,7 +61,7 @@ class EfficientNetLite(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Map images `[B, S, S, 3]`, (pixel - 127) / 128, to maps of 240, 672 and 1280 channels (Lite0)."""
+        """Map images `[B, H, W, 3]`, (pixel - 127) / 128, to maps of 240, 672 and 1280 channels (Lite0)."""
         block = partial(self.block, padding="SAME", activation="relu6")
         x = block(scaled(STEM, self.width), stride=2, name="stem")(x, train=train)
         maps = []

@@ -48,7 +48,7 @@ class MobileNetV3Large(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Map images `[B, S, S, 3]`, normalised, to maps of 240, 672 and 960 channels (480 if reduced)."""
+        """Map images `[B, H, W, 3]`, normalised, to maps of 240, 672 and 960 channels (480 if reduced)."""
         tail = 2 if self.reduced_tail else 1
         stem = self.block(scaled(STEM, self.width), stride=2, activation="hard_swish", name="stem")
         x = stem(x, train=train)

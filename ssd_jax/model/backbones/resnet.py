@@ -66,7 +66,7 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Map images `[B, S, S, 3]` to `[conv4_x]`."""
+        """Map images `[B, H, W, 3]` to `[conv4_x]`."""
         # torchvision subtracts IMAGENET_MEAN, so the zeros that a convolution pads with must stand for that colour.
         shift = np.subtract(MEAN_COLOUR, IMAGENET_MEAN).astype(np.float32).reshape(1, 1, 1, 3)
         x = self.block(scaled(64, self.width), kernel=7, stride=2, name="conv1")(x + shift, train=train)

@@ -23,7 +23,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Map images `[B, S, S, 3]` to `[conv4_3, fc7]`."""
+        """Map images `[B, H, W, 3]` to `[conv4_3, fc7]`."""
         maps = []
         for stage, layers in enumerate(STAGES, start=1):
             for layer, features in enumerate(layers, start=1):
