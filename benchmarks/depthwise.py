@@ -1,4 +1,4 @@
-"""Time depthwise convolutions against XLA's grouped convolution: forward, and both gradients.
+"""Time depthwise and 1x1 convolutions against XLA's own: forward, and both gradients.
 
     python benchmarks/depthwise.py [--repeats=5] [--batch=8]
 
@@ -7,14 +7,16 @@ busy machine slows all of them, and prints the least time of ours and the ratio 
 """
 
 import argparse
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from timing import Table, best_times, machine
 
 from ssd_jax.model.depthwise import depthwise_convolution, grouped_convolution, same_pads
+from ssd_jax.model.layers import PointwiseConv
 
-# Side of the map, channels, kernel and stride.
+# Side of the map, channels, kernel and stride of depthwise convolutions.
 LAYERS = (
     (160, 32, 3, 1),
     (160, 96, 3, 2),
@@ -27,18 +29,40 @@ LAYERS = (
     (20, 672, 5, 2),
     (10, 1152, 5, 1),
 )
+# Side of the map, channels in and out of 1x1 convolutions.
+POINTWISE = (
+    (80, 24, 144),
+    (80, 144, 24),
+    (40, 40, 240),
+    (20, 80, 480),
+    (20, 112, 672),
+    (10, 192, 1152),
+    (10, 320, 1280),
+)
 
 
-def variants(side, channels, k, stride, batch):
-    """Return the calls to time, compiled, by name."""
-    x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
-    kernel = jax.random.normal(jax.random.key(1), (k, k, 1, channels))
+def depthwise(side, k, stride):
+    """Return ours and XLA's."""
     options = {"stride": stride, "pads": same_pads((side, side), k, stride)}
-    calls = {}
-    for name, convolve in (("ours", depthwise_convolution), ("XLA", grouped_convolution)):
+    return partial(depthwise_convolution, **options), partial(grouped_convolution, **options)
 
-        def forward(x, kernel, convolve=convolve):
-            return convolve(x, kernel, **options)
+
+def pointwise(features):
+    """Return ours and XLA's."""
+
+    def convolve(x, kernel, portable):
+        layer = PointwiseConv(features, use_bias=False, portable=portable)
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    return partial(convolve, portable=False), partial(convolve, portable=True)
+
+
+def variants(ours, theirs, x_shape, kernel_shape):
+    """Return the calls to time, compiled, by name."""
+    x = jax.random.normal(jax.random.key(0), x_shape)
+    kernel = jax.random.normal(jax.random.key(1), kernel_shape)
+    calls = {}
+    for name, forward in (("ours", ours), ("XLA", theirs)):
 
         def gradients(x, kernel, gradient, forward=forward):
             return jax.vjp(forward, x, kernel)[1](gradient)
@@ -61,13 +85,28 @@ def main():
     flags = flags.parse_args()
     print(machine("jaxlib"))
     table = Table("layer", "forward, ms", "XLA / ours", "gradients, ms", "XLA / ours")
-    for side, channels, k, stride in LAYERS:
-        times = best_times(variants(side, channels, k, stride, flags.batch), flags.repeats)
+    rows = {
+        f"{side}x{side}x{channels}, {k}x{k}, stride {stride}": (
+            *depthwise(side, k, stride),
+            (flags.batch, side, side, channels),
+            (k, k, 1, channels),
+        )
+        for side, channels, k, stride in LAYERS
+    } | {
+        f"{side}x{side}, 1x1, {narrow} to {wide}": (
+            *pointwise(wide),
+            (flags.batch, side, side, narrow),
+            (1, 1, narrow, wide),
+        )
+        for side, narrow, wide in POINTWISE
+    }
+    for name, layer in rows.items():
+        times = best_times(variants(*layer), flags.repeats)
         cells = []
         for what in ("forward", "gradients"):
             ours, theirs = times[f"ours {what}"], times[f"XLA {what}"]
             cells += [f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}"]
-        table.row(f"{side}x{side}x{channels}, {k}x{k}, stride {stride}", *cells)
+        table.row(name, *cells)
 
 
 if __name__ == "__main__":
