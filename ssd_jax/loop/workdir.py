@@ -122,20 +122,18 @@ def choose_kernels_of(workdir: str | Path) -> None:
         choose_kernels_for(load_config(workdir))
 
 
-# Options of a model that a config of an older version lacks have their defaults; a checkpoint is checked to be of the
-# same model in any case.
-OF_THE_MODEL = ("model.", "spec.")
-
-
 def changes(config: ConfigDict, workdir: Path) -> list[str]:
-    """List what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)"."""
+    """List what differs from the config that the run was started with, if it is there: "batch_size 4 (was 2)".
+
+    The model is left out: a checkpoint of another one is refused, and an older config lacks newer options of it.
+    """
     if not (workdir / "config.json").exists():
         return []
     before, after = (flatten_dict(jsonlike(c.to_dict()), sep=".") for c in (load_config(workdir), complete(config)))
     return [
         f"{name} {after.get(name)} (was {before.get(name)})"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and (name in before or not name.startswith(OF_THE_MODEL))
+        if before.get(name) != after.get(name) and not name.startswith(("model.", "spec."))
     ]
 
 
