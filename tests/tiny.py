@@ -12,7 +12,7 @@ from configs import voc_folder
 from ssd_jax.augment import NO_AUGMENTATION
 from ssd_jax.box import PriorSpec, make_priors
 from ssd_jax.data import Example, train_batches
-from ssd_jax.model import SSD, L2Norm
+from ssd_jax.model import SSD, L2Norm, ResNet101
 from ssd_jax.model.backbones.inverted import InvertedResidual
 from ssd_jax.model.layers import pool2, scaled
 from ssd_jax.model.ssd import BACKBONES, Backbone
@@ -69,12 +69,30 @@ def short_light(model, block, images, train):
     return ShortLight(block, model.width, name="trunk")(images, train=train)
 
 
+def short_resnet101(model, block, images, train):
+    return ResNet101(block, model.width, (1, 2, 2, 2), name="trunk")(images, train=train)
+
+
 BACKBONES["short"] = Backbone(short)
 BACKBONES["short_light"] = Backbone(short_light, "half", needs_norm=True, norm_epsilon=1e-3)
+BACKBONES["short_resnet101"] = BACKBONES["resnet101"]._replace(maps=short_resnet101)
 # MODEL is the paper's network, for what it computes and learns; SHORT is for what a run does with any network.
 MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
 SHORT = MODEL.clone(backbone="short")
 LIGHT = MODEL.clone(backbone="short_light", extras="light", heads="light")
+# SSD321 and DSSD321 with less of everything; the deconvolutions are of stride 1 and 2.
+SPEC_65 = PriorSpec(65, (8, 4, 2, 1), (8, 16, 32, 65), (8, 16, 28, 40, 60), ((1.6, 2.0, 3.0),) * 4)
+RESIDUAL = SSD(
+    3,
+    SPEC_65,
+    width=1 / 32,
+    norm="batch",
+    backbone="short_resnet101",
+    extras="residual",
+    heads="residual",
+    kernel_init="he",
+)
+DSSD = RESIDUAL.clone(deconvolution=True)
 PRIORS = make_priors(SPEC)
 
 

@@ -31,6 +31,7 @@ class Convolution:
     bias: np.ndarray  # [O]
     attributes: dict[str, Any]
     name: str
+    op: str = "Conv"  # or "ConvTranspose", which wants its kernel as [I, O, h, w]
 
 
 @dataclasses.dataclass(eq=False)
@@ -264,11 +265,13 @@ def _convolution_and_constant(
 def _convolution_value(low: Lowering, convolution: Convolution, shape: Shape, dtype: np.dtype) -> Value:
     def make() -> str:
         kernel, bias = (array.astype(dtype) for array in (convolution.kernel, convolution.bias))
+        if convolution.op == "ConvTranspose":
+            kernel = kernel.swapaxes(0, 1)
         arrays = (
             low.graph.constant(array, f"{convolution.name}/{name}")
             for name, array in (("kernel", kernel), ("bias", bias))
         )
-        return low.graph.add("Conv", convolution.x, *arrays, name=convolution.name, **convolution.attributes)
+        return low.graph.add(convolution.op, convolution.x, *arrays, name=convolution.name, **convolution.attributes)
 
     return Value(make, shape, dtype, True, convolution=convolution)
 
@@ -285,8 +288,8 @@ def _convolve(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shap
         raise ValueError(
             f"a convolution must be of NHWC maps with a constant HWIO kernel to be exported; got {numbers}"
         )
-    if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1:
-        raise ValueError("a convolution must have no input dilation and no batch groups to be exported as ONNX")
+    if params["batch_group_count"] != 1:
+        raise ValueError("a convolution must have no batch groups to be exported as ONNX")
     (top, bottom), (left, right) = params["padding"]
     attributes = {
         "kernel_shape": kernel.shape[:2],
@@ -295,11 +298,39 @@ def _convolve(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shap
         "dilations": params["rhs_dilation"],
         "group": params["feature_group_count"],
     }
-    name = low.path(kernel).removesuffix("/kernel") or "conv"
+    op = "Conv"
+    if set(params["lhs_dilation"]) != {1}:
+        op, kernel = "ConvTranspose", kernel[::-1, ::-1]
+        attributes |= _transposed(params, kernel.shape[:2])
+    name = low.path(inputs[1]).removesuffix("/kernel") or "conv"
     wide = kernel.transpose(3, 2, 0, 1).astype(np.float64)
     first = low.channels_first(x)
-    convolution = Convolution(first.name, wide, np.zeros(len(wide)), attributes, name)
+    convolution = Convolution(first.name, wide, np.zeros(len(wide)), attributes, name, op)
     return _convolution_value(low, convolution, shape, x.dtype)
+
+
+def _transposed(params: Any, sides: Sequence[int]) -> dict[str, Any]:
+    """Return the attributes of a convolution of an input between whose pixels zeros stand, as a transposed one.
+
+    Its kernel is turned. Where the convolution pads with more zeros than its kernel reaches, the output has so many
+    more rows or columns.
+
+    Args:
+      params: of the convolution.
+      sides: of the kernel, pixels.
+    """
+    reaches = [dilation * (side - 1) for side, dilation in zip(sides, params["rhs_dilation"], strict=True)]
+    cut = [(reach - before, reach - after) for reach, (before, after) in zip(reaches, params["padding"], strict=True)]
+    if set(params["window_strides"]) != {1} or params["feature_group_count"] != 1 or min(a for a, _ in cut) < 0:
+        raise ValueError(
+            "a transposed convolution must have no groups, no strides between its outputs and no more padding before "
+            f"the input than its kernel reaches to be exported as ONNX; got {params['padding']}"
+        )
+    return {
+        "strides": params["lhs_dilation"],
+        "pads": (*(before for before, _ in cut), *(max(after, 0) for _, after in cut)),
+        "output_padding": tuple(max(-after, 0) for _, after in cut),
+    }
 
 
 def _pool(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shape, params: Any) -> Value:

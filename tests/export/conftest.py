@@ -29,3 +29,11 @@ def detector():
         batch_size=4,
         score_threshold=np.float32(0.5),
     )
+
+
+@pytest.fixture(scope="session")
+def dssd():
+    """A narrow DSSD, which keeps about one in a hundred of its scores."""
+    return Detector(
+        tiny.DSSD, spread_variables(tiny.DSSD), ("bright", "dark"), score_threshold=np.float32(0.375), batch_size=2
+    )

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,6 +201,48 @@ def test_a_depthwise_convolution_is_one_node(stride, padding):
     variables = jax.device_get(module.init(jax.random.key(0), x))
     (found,) = lower(lambda variables, x: [module.apply(variables, x)], x, variables)
     np.testing.assert_allclose(found, module.apply(variables, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((2, 2), (2, 2), "VALID", (1, 1)),
+        ((3, 3), (1, 1), "VALID", (1, 1)),
+        ((3, 2), (2, 1), "SAME", (1, 1)),
+        ((2, 3), (3, 2), "VALID", (2, 1)),  # a stride larger than the kernel leaves rows without a value
+        ((3, 3), (2, 2), ((1, 3), (2, 2)), (1, 1)),
+    ],
+)
+def test_a_transposed_convolution_is_one_node(kernel, stride, padding, dilation):
+    module = nn.ConvTranspose(5, kernel, strides=stride, padding=padding, kernel_dilation=dilation)
+    x = maps(2, 4, 6, 3)
+    variables = jax.device_get(module.init(jax.random.key(0), x))
+    variables["params"]["bias"] = np.arange(5.0, dtype=np.float32)
+    scale = np.arange(1, 6, dtype=np.float32).reshape(1, 1, 1, 5)  # becomes part of the kernel
+    (found,) = lower(lambda variables, x: [module.apply(variables, x) * scale], x, variables)
+    np.testing.assert_allclose(found, module.apply(variables, x) * scale, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transposed_convolution_that_onnx_has_not_is_refused():
+    x = maps(1, 4, 4, 4)
+    grouped = {"lhs_dilation": (2, 2), "dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 2}
+    with pytest.raises(ValueError, match=r"^a transposed convolution must have no groups, .*; got \(\(1, 1\), "):
+        lower(
+            lambda c, x: [jax.lax.conv_general_dilated(x, c["kernel"], (1, 1), ((1, 1), (1, 1)), **grouped)],
+            x,
+            {"kernel": np.ones((2, 2, 2, 4), np.float32)},
+        )
+
+
+def test_dssd_gives_what_the_detector_does(dssd, tmp_path):
+    to_onnx(dssd, tmp_path / "dssd.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (2, 65, 65, 3), dtype=np.uint8)
+    check(
+        onnxruntime.InferenceSession(tmp_path / "dssd.onnx").run(None, {"images": images}),
+        dssd._detect(dssd.variables, images),
+    )
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "dssd.onnx").graph.node)
+    assert ops["ConvTranspose"] == 3
 
 
 def test_an_operation_without_a_lowering_is_named():

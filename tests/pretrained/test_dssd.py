@@ -10,24 +10,12 @@ import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssd_jax.augment import NO_AUGMENTATION
-from ssd_jax.box import SSD321_VOC, PriorSpec, make_priors
-from ssd_jax.model import SSD, ResNet101, compile_to_run_once, make, variable_shapes
-from ssd_jax.model.ssd import BACKBONES
+from ssd_jax.box import SSD321_VOC, make_priors
+from ssd_jax.model import compile_to_run_once, make, variable_shapes
 from ssd_jax.training import create_state, make_train_step
 
 PROMOTION = "standard"  # optax's schedules promote
 SHORT = (1, 2, 2, 2)  # blocks of a shorter ResNet-101
-BACKBONES["short_resnet101"] = BACKBONES["resnet101"]._replace(
-    maps=lambda model, block, images, train: ResNet101(block, model.width, SHORT, name="trunk")(images, train=train)
-)
-OPTIONS = {
-    "norm": "batch",
-    "width": reference.WIDTH,
-    "backbone": "short_resnet101",
-    "extras": "residual",
-    "heads": "residual",
-    "kernel_init": "he",
-}
 BRANCHES = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample": "branch1"}
 LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -82,7 +70,7 @@ def tensor_of(path, layers):
 
 @pytest.mark.parametrize("deconvolution", [False, True])
 def test_the_network_computes_what_the_reference_does(deconvolution):
-    model = SSD(3, SSD321_VOC, deconvolution=deconvolution, **OPTIONS)
+    model = tiny.RESIDUAL.clone(spec=SSD321_VOC, deconvolution=deconvolution)
     image = np.random.default_rng(1).normal(0, 50, (321, 321, 3)).astype(np.float32)
     layers = reference.Layers()
     _, *expected = reference.ssd(
@@ -98,15 +86,12 @@ def test_the_network_computes_what_the_reference_does(deconvolution):
         np.testing.assert_allclose(got[0], wanted, rtol=2e-3, atol=2e-3 * wanted.std())
 
 
-SPEC = PriorSpec(65, (8, 4, 2, 1), (8, 16, 32, 65), (8, 16, 28, 40, 60), ((1.6, 2.0, 3.0),) * 4)
-
-
-@pytest.mark.parametrize("name", ["ssd", "dssd"])
-def test_a_training_step_moves_everything_that_is_not_frozen(name):
+@pytest.mark.parametrize("deconvolution", [False, True])
+def test_a_training_step_moves_everything_that_is_not_frozen(deconvolution):
     """As in the second stage of DSSD: the backbone stays, and its BatchNorm keeps its statistics."""
-    model = SSD(3, SPEC, deconvolution=name == "dssd", freeze_norm=("trunk",), **OPTIONS)
+    model = tiny.RESIDUAL.clone(deconvolution=deconvolution, freeze_norm=("trunk",))
     optimizer = tiny.sgd(1e-3, momentum=0.9, frozen=("trunk",))
-    step = make_train_step(model, optimizer, make_priors(SPEC), NO_AUGMENTATION, frozen=("trunk",))
+    step = make_train_step(model, optimizer, make_priors(model.spec), NO_AUGMENTATION, frozen=("trunk",))
     state = create_state(jax.random.key(0), model, optimizer)
     batch = tiny.first_batch(tiny.Images(), 4)
     after, metrics = compile_to_run_once(step)(state, batch, jax.random.key(1))
