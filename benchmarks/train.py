@@ -1,8 +1,11 @@
 """Time training steps: images per second, model FLOP utilisation (MFU), phases of a step, and torchvision's step.
 
-    python benchmarks/train.py [--size 300 512] [--batch 32 64 128] [--dtype bfloat16] [--input] [--markdown FILE]
+    python benchmarks/train.py [--model ssd300 ssd512] [--batch 32 64 128] [--dtype bfloat16] [--input]
+        [--markdown FILE]
 
-A step is all that `train.py` runs on one device: augmentation, matching, forward, loss, backward, update.
+A step is all that `train.py` runs on one device: augmentation, matching, forward, loss, backward, update. With
+`--frozen` these parts and their statistics stay as they are. On a CPU the peak memory of the process is printed at the
+end; it is that of one network if one is timed.
 If torch and torchvision are installed, the step of torchvision's ssd300_vgg16 is timed too, on images that are
 augmented already: on a GPU under autocast to the same type, channels last, with a compiled network; on a CPU eager,
 channels last. The two take turns in one process, and the fastest of `--repeats` rounds counts. MFU is three times
@@ -16,6 +19,7 @@ import functools
 import gc
 import math
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -33,11 +37,10 @@ from ssd_jax import box
 from ssd_jax.augment import AugmentOptions, augment
 from ssd_jax.data import train_batches
 from ssd_jax.loss import multibox_loss
-from ssd_jax.model import SSD
+from ssd_jax.model import MODELS, make
 from ssd_jax.training import create_state, make_optimizer, make_schedule, make_train_step
 
 CLASSES, CANVAS, IMAGE, SLOTS = 21, 512, (375, 500), 20
-SPECS = {300: box.SSD300_VOC, 512: box.SSD512_VOC}
 RATE = 1e-6  # small, so that no weight becomes infinite
 PHASES = ("augment", "match", "forward", "loss", "backward", "update")
 
@@ -57,18 +60,18 @@ def on_gpu():
 class JaxStep:
     """A model of ssd_jax, a batch on the device, and the compiled step."""
 
-    def __init__(self, size, batch_size, dtype, width):
-        self.model = SSD(CLASSES, SPECS[size], dtype=dtype, width=width)
-        self.priors = jnp.asarray(box.make_priors(SPECS[size]))
-        self.optimizer = make_optimizer(make_schedule(learning_rate=RATE, steps=1000))
+    def __init__(self, name, batch_size, dtype, width, frozen):
+        self.model = make(name, CLASSES, dtype=dtype, width=width, freeze_norm=frozen)
+        self.priors = jnp.asarray(box.make_priors(self.model.spec))
+        self.optimizer = make_optimizer(make_schedule(learning_rate=RATE, steps=1000), frozen=frozen)
         self.key = jax.random.key(0)
         self.batch = jax.device_put(batch_of(batch_size))
-        step = make_train_step(self.model, self.optimizer, self.priors, AugmentOptions())
+        step = make_train_step(self.model, self.optimizer, self.priors, AugmentOptions(), frozen=frozen)
         self.state = create_state(self.key, self.model, self.optimizer)
         self.compiled = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, self.key).compile()
         memory = self.compiled.memory_analysis()
         self.gigabytes = memory.temp_size_in_bytes / 1e9 if memory else math.nan
-        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((batch_size, *self.model.spec.input_sides, 3), jnp.float32)
         forward = jax.jit(self.model.apply).lower(self.state.variables, images).cost_analysis()
         # The backward pass has two matrix products for each one of the forward pass.
         self.operations = 3 * forward["flops"] if forward else math.nan
@@ -117,7 +120,8 @@ class JaxStep:
             return jax.vmap(lambda b, l: box.assign(b, l, priors))(boxes, labels)
 
         def forward(params, images):
-            return model.apply({"params": params}, images, train=True)
+            variables = {"params": params, "batch_stats": self.state.batch_stats}
+            return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
 
         def loss(outputs, targets):
             loc, conf, positives = jax.vmap(multibox_loss)(*outputs, *targets)
@@ -257,16 +261,16 @@ def release_memory():
         sys.modules["torch"].cuda.empty_cache()
 
 
-def cell(table, rows, size, batch_size, dtype, peak, torchvision, options):
-    """Measure one size, batch and type, and add a row to each table."""
-    name = f"SSD{size}", dtype, batch_size
+def cell(table, rows, model, batch_size, dtype, peak, torchvision, options):
+    """Measure one model, batch and type, and add a row to each table."""
+    name = model, dtype, batch_size
     count = 10 if on_gpu() else 1
-    step = first_step(lambda: JaxStep(size, batch_size, dtype, options.width))
+    step = first_step(lambda: JaxStep(model, batch_size, dtype, options.width, options.frozen))
     if step is None:
         table.row(*name, *["out of memory"], *["-"] * 6)
         return
     other = None
-    if torchvision and size == 300:
+    if torchvision and model == "ssd300":
         other = first_step(lambda: TorchvisionStep(torchvision, batch_size, dtype))
     variants = {"ssd_jax": functools.partial(step.steps, count)}
     if other:
@@ -294,10 +298,11 @@ def cell(table, rows, size, batch_size, dtype, peak, torchvision, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs="+", choices=SPECS, default=[300])
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=["ssd300"], metavar="NAME")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 64, 128] if on_gpu() else [2])
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"] if on_gpu() else ["float32"])
     parser.add_argument("--width", type=float, default=1.0, help="of our model; torchvision is timed at 1 alone")
+    parser.add_argument("--frozen", nargs="+", default=[], help="parts that do not train, such as trunk 'res*'")
     parser.add_argument("--repeats", type=int, default=5 if on_gpu() else 3)
     parser.add_argument("--input", action="store_true", help="measure with the input pipeline too")
     parser.add_argument("--no-torch", action="store_true", help="do not time torchvision")
@@ -306,7 +311,8 @@ def main():
     )
     parser.add_argument("--markdown", help="also write the tables to this file")
     options = parser.parse_args()
-    torchvision = None if options.no_torch or options.width != 1 else import_torchvision()
+    options.frozen = tuple(options.frozen)
+    torchvision = None if options.no_torch or options.frozen or options.width != 1 else import_torchvision()
 
     lines = [machine("flax", "optax", *(("torch", "torchvision") if torchvision else ()))]
     peaks = {dtype: peak_rate(dtype) for dtype in options.dtype}
@@ -317,10 +323,10 @@ def main():
         *("torchvision, images/s", "ssd_jax / torchvision", "images/s from files"),
     )
     rows = []
-    for size in options.size:
+    for model in options.model:
         for dtype in options.dtype:
             for batch_size in options.batch:
-                cell(table, rows, size, batch_size, dtype, peaks[dtype], torchvision, options)
+                cell(table, rows, model, batch_size, dtype, peaks[dtype], torchvision, options)
                 release_memory()
     lines += ["", *table.lines]
     if rows:
@@ -330,6 +336,10 @@ def main():
         for row in rows:
             phases.row(*row)
         lines += ["", note, "", *phases.lines]
+    if not on_gpu():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        lines += ["", f"Peak memory of the process: {peak:.1f} GB"]
+        print("", lines[-1], sep="\n")
     if options.markdown:
         Path(options.markdown).write_text("\n".join(lines) + "\n")
 
