@@ -4,8 +4,8 @@
         [--markdown FILE]
 
 A step is all that `train.py` runs on one device: augmentation, matching, forward, loss, backward, update. With
-`--frozen` these parts and their statistics stay as they are. On a CPU the peak memory of the process is printed at the
-end; it is that of one network if one is timed.
+`--frozen` these parts and their statistics stay as they are. On a CPU the peak memory of the process is printed at
+the end; it is that of one network if one is timed.
 If torch and torchvision are installed, the step of torchvision's ssd300_vgg16 is timed too, on images that are
 augmented already: on a GPU under autocast to the same type, channels last, with a compiled network; on a CPU eager,
 channels last. The two take turns in one process, and the fastest of `--repeats` rounds counts. MFU is three times
@@ -21,6 +21,7 @@ import math
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 # By default JAX takes three quarters of a GPU's memory, which leaves PyTorch too little for the same batch.
@@ -255,6 +256,13 @@ def first_step(make):
     return unless_too_large(run)
 
 
+def processor_seconds(run):
+    """Return the seconds that all cores together spend on a call, which depend less on other work than its time."""
+    start = time.process_time()
+    jax.block_until_ready(run())
+    return time.process_time() - start
+
+
 def release_memory():
     gc.collect()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
@@ -267,7 +275,7 @@ def cell(table, rows, model, batch_size, dtype, peak, torchvision, options):
     count = 10 if on_gpu() else 1
     step = first_step(lambda: JaxStep(model, batch_size, dtype, options.width, options.frozen))
     if step is None:
-        table.row(*name, *["out of memory"], *["-"] * 6)
+        table.row(*name, *["out of memory"], *["-"] * 7)
         return
     other = None
     if torchvision and model == "ssd300":
@@ -284,6 +292,7 @@ def cell(table, rows, model, batch_size, dtype, peak, torchvision, options):
         *name,
         f"{rates['ssd_jax']:.2f}",
         f"{took['ssd_jax'] * 1e3:.1f}",
+        "-" if on_gpu() else f"{processor_seconds(lambda: step.steps(count)) / count:.1f}",
         f"{step.operations / took['ssd_jax'] / peak:.1%}",
         f"{step.gigabytes:.1f}",
         f"{rates['torchvision']:.2f}" if "torchvision" in rates else "-",
@@ -319,7 +328,7 @@ def main():
     lines += [f"Matrix products in {dtype}: {peak / 1e12:.2f} TFLOP/s" for dtype, peak in peaks.items()]
     print(*lines, "", sep="\n", flush=True)
     table = Table(
-        *("model", "type", "batch", "images/s", "ms per step", "MFU", "GB while it runs"),
+        *("model", "type", "batch", "images/s", "ms per step", "processor s", "MFU", "GB while it runs"),
         *("torchvision, images/s", "ssd_jax / torchvision", "images/s from files"),
     )
     rows = []

@@ -69,19 +69,23 @@ def short_light(model, block, images, train):
     return ShortLight(block, model.width, name="trunk")(images, train=train)
 
 
+SHORT_101 = (1, 1, 1, 2)  # blocks of each stage
+
+
 def short_resnet101(model, block, images, train):
-    return ResNet101(block, model.width, (1, 2, 2, 2), name="trunk")(images, train=train)
+    return ResNet101(block, model.width, SHORT_101, name="trunk")(images, train=train)
 
 
 BACKBONES["short"] = Backbone(short)
 BACKBONES["short_light"] = Backbone(short_light, "half", needs_norm=True, norm_epsilon=1e-3)
-BACKBONES["short_resnet101"] = BACKBONES["resnet101"]._replace(maps=short_resnet101)
+# Statistics with a short memory, which few steps fill.
+BACKBONES["short_resnet101"] = BACKBONES["resnet101"]._replace(maps=short_resnet101, norm_momentum=0.1)
 # MODEL is the paper's network, for what it computes and learns; SHORT is for what a run does with any network.
 MODEL = SSD(3, SPEC, width=1 / 16, norm="batch", l2_scale=8.0, kernel_init="he", head_init="normal")
 SHORT = MODEL.clone(backbone="short")
 LIGHT = MODEL.clone(backbone="short_light", extras="light", heads="light")
-# SSD321 and DSSD321 with less of everything; the deconvolutions are of stride 1 and 2.
-SPEC_65 = PriorSpec(65, (8, 4, 2, 1), (8, 16, 32, 65), (8, 16, 28, 40, 60), ((1.6, 2.0, 3.0),) * 4)
+# SSD321 and DSSD321 with less of everything.
+SPEC_65 = PriorSpec(65, (8, 4, 2), (8, 16, 32), (8, 16, 28, 40), ((1.6, 2.0, 3.0),) * 3)
 RESIDUAL = SSD(
     3,
     SPEC_65,

@@ -1,5 +1,7 @@
 """Start a training from published weights, and make a workdir of them."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def start_from(
     """Replace initial variables by those of a file of published weights, or of a workdir's newest checkpoint.
 
     A file of a backbone gives the backbone. A detector gives everything; if its classes differ, everything but the
-    class heads.
+    class heads. An SSD gives a DSSD what is before the deconvolution modules, for the first stage of its training.
 
     Args:
       path: a file or name that `load` reads, or the workdir of a run or of an import.
@@ -56,6 +58,9 @@ def start_from(
 
     if backbone:
         wanted, taken = set(loaded), "the backbone is taken"
+    elif any(map(is_deconvolution, current)) and not any(map(is_deconvolution, loaded)):
+        loaded, wanted = without_decoded(loaded), set(without_decoded(current))
+        taken = "all of it is taken but the heads, because the model deconvolves its maps"
     elif names == tuple(class_names) or (names is None and _same_shapes(loaded, current, heads)):
         wanted, taken = set(current), "all of it is taken"
     else:
@@ -70,9 +75,33 @@ def start_from(
 
 
 def is_of_classes(name: str) -> bool:
-    """Tell whether the shape of a variable, such as "params/conf0/conv/kernel", depends on the number of classes."""
-    _, head, layer, *_ = name.split("/")
-    return head.startswith("conf") and layer == "conv"
+    """Tell whether the shape of a variable depends on the number of classes.
+
+    Such are "params/conf0/conv/kernel" and "params/predict0/conf/conv/kernel".
+    """
+    return any(
+        re.fullmatch(r"conf\d*", head) and layer == "conv" for head, layer in itertools.pairwise(name.split("/"))
+    )
+
+
+def is_deconvolution(name: str) -> bool:
+    """Tell whether a variable is of a deconvolution module, such as "params/deconv0/up/kernel"."""
+    return re.match(r"\w+/deconv\d+/", name) is not None
+
+
+def without_decoded(variables: dict[str, Any]) -> dict[str, Any]:
+    """Leave out deconvolution modules and the heads, which predict from what these make.
+
+    No module makes the last map, and the residual block of its head, which sees what it sees in an SSD, stays. Its
+    two predictions do not: the original draws them anew too.
+    """
+    modules = {name: re.match(r"\w+/(?:deconv|predict|loc|conf)(\d+)/(\w+)", name) for name in variables}
+    last = max((int(module[1]) for module in modules.values() if module), default=-1)
+    return {
+        name: variables[name]
+        for name, module in modules.items()
+        if module is None or module.groups() == (str(last), "block")
+    }
 
 
 def write_workdir(weights: Weights, workdir: str | Path, class_names: Sequence[str], *, root: str = "") -> None:

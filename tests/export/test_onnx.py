@@ -242,7 +242,7 @@ def test_dssd_gives_what_the_detector_does(dssd, tmp_path):
         dssd._detect(dssd.variables, images),
     )
     ops = Counter(node.op_type for node in onnx.load(tmp_path / "dssd.onnx").graph.node)
-    assert ops["ConvTranspose"] == 3
+    assert ops["ConvTranspose"] == 2
 
 
 def test_an_operation_without_a_lowering_is_named():

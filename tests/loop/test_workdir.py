@@ -7,7 +7,8 @@ import re
 import pytest
 import tiny
 
-from configs import shapes, ssd300_coco, ssd300_resnet50_voc, ssd300_voc, voc_folder
+from configs import ssd300_voc
+from ssd_jax.config_file import config_names, read_config
 from ssd_jax.files import read_json, write_json
 from ssd_jax.loop.workdir import changes, complete, defaults, jsonlike, load_config, save_config, split_name
 
@@ -60,9 +61,9 @@ def test_the_least_that_a_workdir_of_imported_weights_stores_is_enough(tmp_path)
     assert config.to_dict() == defaults() | {"data": defaults()["data"] | LEAST["data"]}
 
 
-@pytest.mark.parametrize("module", [shapes, ssd300_coco, ssd300_resnet50_voc, ssd300_voc, voc_folder])
-def test_our_configs_are_complete(module):
-    config = module.get_config()
+@pytest.mark.parametrize("name", config_names())
+def test_our_configs_are_complete(name):
+    config = read_config(name)
     assert complete(config).to_dict() == config.to_dict()
 
 

@@ -15,7 +15,6 @@ from ssd_jax.model import compile_to_run_once, make, variable_shapes
 from ssd_jax.training import create_state, make_train_step
 
 PROMOTION = "standard"  # optax's schedules promote
-SHORT = (1, 2, 2, 2)  # blocks of a shorter ResNet-101
 BRANCHES = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample": "branch1"}
 LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -74,7 +73,7 @@ def test_the_network_computes_what_the_reference_does(deconvolution):
     image = np.random.default_rng(1).normal(0, 50, (321, 321, 3)).astype(np.float32)
     layers = reference.Layers()
     _, *expected = reference.ssd(
-        layers, image.transpose(2, 0, 1).astype(np.float64), 3, blocks=SHORT, deconvolution=deconvolution
+        layers, image.transpose(2, 0, 1).astype(np.float64), 3, blocks=tiny.SHORT_101, deconvolution=deconvolution
     )
     shapes = flatten_dict(variable_shapes(model), sep="/")
     found = {path: tensor_of(path.split("/", 1)[1], layers) for path in shapes}
