@@ -298,11 +298,10 @@ def _convolve(low: Lowering, inputs: Sequence[Operand], shapes: Any, shape: Shap
         "dilations": params["rhs_dilation"],
         "group": params["feature_group_count"],
     }
-    op = "Conv"
+    op, name = "Conv", low.path(kernel).removesuffix("/kernel") or "conv"
     if set(params["lhs_dilation"]) != {1}:
         op, kernel = "ConvTranspose", kernel[::-1, ::-1]
         attributes |= _transposed(params, kernel.shape[:2])
-    name = low.path(inputs[1]).removesuffix("/kernel") or "conv"
     wide = kernel.transpose(3, 2, 0, 1).astype(np.float64)
     first = low.channels_first(x)
     convolution = Convolution(first.name, wide, np.zeros(len(wide)), attributes, name, op)
