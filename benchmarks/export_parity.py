@@ -1,23 +1,30 @@
 """Compare an exported ONNX model with the detector it was made of, on real images.
 
-    python benchmarks/export_parity.py --images=FOLDER --models ssd300 ssd512 ssd300_resnet50
+    python benchmarks/export_parity.py --images=FOLDER --models ssd300 ssd512 ssd300_resnet50 --workdirs runs/mine
 
-Weights are random, BatchNorm statistics those of the images, and heads scaled so that scores and boxes are spread as
-those of a trained network are. A detection agrees if the other program has one of the same class, with its corners
-within 0.01 pixel of the image and its score within 1e-4. One that has no such partner is a tie if a score or an
-overlap lies within 1e-5 of where it would be dropped: the last of the image's 200 detections, the score threshold,
-the overlap with a better detection of its class.
+The detectors are those of trained runs, and networks by name. The latter have random weights, the images' own
+BatchNorm statistics, and heads scaled so that scores and boxes are spread as those of a trained network are.
+
+A detection agrees if the other program has one of the same class, with its corners within 0.01 pixel of the image and
+its score within 1e-4. One that has no such partner is a tie if a score or an overlap lies within 1e-5 of where it
+would be dropped: the last of the image's 200 detections, the score threshold, the overlap with a better detection of
+its class.
+
+A second table says how far the corners and scores of all priors, before the selection, are from those of the same
+program in float64: where both programs are equally far, what differs between them is rounding.
 """
 
 import argparse
+import importlib
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
+from float64 import in_float64
 from timing import Table, machine
 
-from ssd_jax.box import iou
+from ssd_jax.box import decode, iou, make_priors
 from ssd_jax.data import EXTENSIONS, decode_image, warp
 from ssd_jax.export import to_onnx
 from ssd_jax.inference import Detections, Detector, load_detector
@@ -73,35 +80,74 @@ def is_tie(a, b, box, score, label, score_threshold):
     return bool((abs(overlaps - 0.45)[scores >= score] <= TIE).any())
 
 
+def detectors(names, workdirs, images):
+    """Yield the name and the detector of each network and of each run."""
+    for name in names:
+        model = make(name, 21)
+        few = np.stack([warp(image, model.spec.image_size) for image in images[:8]])
+        yield name, Detector(model, spread_variables(model, few), [str(k) for k in range(20)])
+    for workdir in workdirs:
+        yield workdir, load_detector(workdir)
+
+
+def agreement(name, detector, path, images, table):
+    """Compare the detections of the exported file with the detector's."""
+    wanted = detector(images)
+    for batch in (1, 5):
+        found = load_detector(path, batch_size=batch)(images)
+        pairs = list(zip(found, wanted, strict=True))
+        counts = np.sum([compare(a, b, 0.01) for a, b in pairs], axis=0)
+        order = sum(
+            np.count_nonzero((a.labels[:n] == b.labels[:n]) & (abs(a.boxes[:n] - b.boxes[:n]).max(axis=1) <= PIXELS))
+            for a, b in pairs
+            for n in [min(len(a.labels), len(b.labels))]
+        )
+        table.row(name, batch, counts.sum(), counts[0], 2 * order, counts[1], counts[2])
+
+
+def rounding(name, detector, path, batch, table):
+    """Compare all corners and scores with those in float64: the largest and the median difference."""
+    model, priors = detector.model, np.asarray(make_priors(detector.model.spec))
+
+    def raw(variables, batch):
+        offsets, logits = model.apply(variables, preprocess(batch))
+        return jax.vmap(lambda offsets: decode(offsets, priors))(offsets), jax.nn.softmax(logits)
+
+    exact = in_float64(raw, detector.variables, batch)
+    session = importlib.import_module("onnxruntime").InferenceSession(path)
+    programs = {
+        "JAX": jax.device_get(jax.jit(raw)(detector.variables, batch)),
+        "ONNX": session.run(None, {"images": batch}),
+    }
+    for program, outputs in programs.items():
+        corners, scores = (abs(a - b) for a, b in zip(outputs, exact, strict=True))
+        corners = corners * model.spec.image_size
+        figures = (f"{f(x):.1e}" for x in (corners, scores) for f in (np.max, np.median))
+        table.row(name, program, *figures)
+
+
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", required=True, help="a folder")
-    parser.add_argument("--models", nargs="+", default=["ssd300"])
+    parser.add_argument("--models", nargs="*", default=[])
+    parser.add_argument("--workdirs", nargs="*", default=[])
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()
     files = [path for path in sorted(Path(options.images).iterdir()) if path.suffix.lower() in EXTENSIONS]
     images = [decode_image(path.read_bytes()) for path in files[: options.count]]
     print(f"{machine('onnx', 'onnxruntime')}; {len(images)} images\n")
-    table = Table("model", "batch", "detections of both", "agree", "in the same order", "ties", "others")
-    for name in options.models:
-        model = make(name, 21)
-        few = np.stack([warp(image, model.spec.image_size) for image in images[:8]])
-        detector = Detector(model, spread_variables(model, few), [str(k) for k in range(20)])
-        wanted = detector(images)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            to_onnx(detector, path)
-            for batch in (1, 5):
-                found = load_detector(path, batch_size=batch)(images)
-                counts = np.sum([compare(a, b, 0.01) for a, b in zip(found, wanted, strict=True)], axis=0)
-                order = sum(
-                    np.count_nonzero(
-                        (a.labels[:n] == b.labels[:n]) & (abs(a.boxes[:n] - b.boxes[:n]).max(axis=1) <= PIXELS)
-                    )
-                    for a, b in zip(found, wanted, strict=True)
-                    for n in [min(len(a.labels), len(b.labels))]
-                )
-                table.row(name, batch, counts.sum(), counts[0], 2 * order, counts[1], counts[2])
+    with tempfile.TemporaryDirectory() as folder:
+        whole, raw = Path(folder) / "whole.onnx", Path(folder) / "raw.onnx"
+        for name, detector in detectors(options.models, options.workdirs, images):
+            to_onnx(detector, whole)
+            to_onnx(detector, raw, nms=False)
+            columns = ("batch", "detections of both", "agree", "in the same order", "ties", "others")
+            agreement(name, detector, whole, images, Table("model", *columns))
+            few = np.stack([warp(image, detector.model.spec.image_size) for image in images[:8]])
+            print()
+            columns = ("corners, pixels: largest", "median", "scores: largest", "median")
+            rounding(name, detector, raw, few, Table("model", "program", *columns))
+            print(flush=True)
 
 
 if __name__ == "__main__":

@@ -60,13 +60,19 @@ def main(arguments: Sequence[str]) -> None:
             "batch_size": options.batch_size,
         }
 
+        from ssd_jax.inference.detector import EXPORTED
         from ssd_jax.inference.video import is_video
         from ssd_jax.loop.image_lists import is_container
-        from ssd_jax.loop.workdir import choose_kernels_of
-        from ssd_jax.parallel import require_devices
 
-        choose_kernels_of(options.workdir)
-        require_devices()
+        suffix = Path(options.workdir).suffix
+        if suffix in EXPORTED and not options.inputs:
+            raise ValueError(f"inputs must be given with an exported file; got none with {options.workdir}")
+        if suffix != ".onnx":  # onnxruntime runs that, without JAX
+            from ssd_jax.loop.workdir import choose_kernels_of
+            from ssd_jax.parallel import require_devices
+
+            choose_kernels_of(options.workdir)
+            require_devices()
         containers = [path for path in options.inputs if is_container(path)]
         videos = [path for path in options.inputs if is_video(path)]
         if options.track and not videos:

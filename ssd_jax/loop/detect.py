@@ -15,8 +15,6 @@ from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, Detector, draw, load_detector
 from ssd_jax.inference.drawing import write_png
 from ssd_jax.inference.inputs import read_image
-from ssd_jax.loop.build import open_split
-from ssd_jax.loop.workdir import load_config
 
 logger = logging.getLogger("ssd_jax")
 
@@ -176,6 +174,9 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
 
 def held_out(workdir: str | Path, samples: int) -> Iterator[NamedImage]:
     """Take the first images of the split that a run is evaluated on."""
+    from ssd_jax.loop.build import open_split  # an exported file, which has no split, detects without JAX
+    from ssd_jax.loop.workdir import load_config
+
     config = load_config(workdir)
     source = open_split(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))

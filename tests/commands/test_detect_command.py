@@ -94,3 +94,9 @@ def test_a_track_without_its_extra_is_one_line(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(SystemExit, match=r"^error: trackers must be installed: pip install 'ssd_jax\[track\]'$"):
         run(folder, folder / "clip.mp4", "--track")
+
+
+def test_an_exported_file_has_no_images_of_its_own(tmp_path):
+    message = "error: inputs must be given with an exported file; got none with runs/mine.onnx"
+    with pytest.raises(SystemExit, match=f"^{message}$"):
+        main(["detect", "--workdir=runs/mine.onnx", f"--out={tmp_path / 'out'}"])

@@ -282,17 +282,21 @@ def test_a_damaged_or_foreign_file_is_one_line(path, tmp_path):
         load_detector(copy)
 
 
-def test_a_detector_of_a_file_imports_no_jax(path):
+def test_an_onnx_file_detects_without_importing_jax(path, tmp_path):
+    image, out = tmp_path / "image.png", tmp_path / "out"
+    cv2.imwrite(str(image), np.zeros((64, 64, 3), np.uint8))
     code = (
-        "import sys\nimport numpy as np\nfrom ssd_jax.inference import load_detector\n"
-        f"found = load_detector({str(path)!r})([np.zeros((64, 64, 3), np.uint8)])\n"
-        "print(len(found), [name for name in ('jax', 'flax', 'orbax', 'grain', 'onnx') if name in sys.modules])"
+        "import sys\nfrom ssd_jax.cli import main\nfrom ssd_jax.inference import load_detector\n"
+        f"assert len(load_detector({str(path)!r})([{str(image)!r}])) == 1\n"
+        f"main(['detect', '--workdir={path}', '--out={out}', {str(image)!r}])\n"
+        "print([name for name in ('jax', 'flax', 'orbax', 'grain', 'onnx') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert result.stdout.strip() == "1 []", result.stderr
+    assert result.stdout.splitlines()[-1:] == ["[]"], result.stderr
+    assert sorted(os.listdir(out)) == ["detections.json", "image.png"]
 
 
 def test_the_lines_of_the_docs_run(detector, path):
