@@ -179,7 +179,7 @@ def test_the_published_classifier_knows_real_photos(variant):
         image = cv2.imread(str(SHARED / "images" / f"{photo}.jpg"))[:, :, ::-1]
         images.append(cv2.resize(image, (224, 224), interpolation=cv2.INTER_AREA))
     *_, last = backbone(variant)(variables, (np.stack(images) - np.float32(127)) / np.float32(128))
-    logits = np.mean(last, axis=(1, 2)) @ fc["_fc.weight"].T + fc["_fc.bias"]
+    logits = np.asarray(last).mean(axis=(1, 2)) @ fc["_fc.weight"].T + fc["_fc.bias"]
     top = {photo: set(np.argsort(-row)[:5].tolist()) for photo, row in zip(PHOTOS, logits, strict=True)}
     wrong = {photo: top[photo] for photo, right in PHOTOS.items() if not top[photo] & right}
     assert not wrong
