@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --no-compile --disable-pip-version-check
 # Pyright would ask the npm registry whether a newer version of it exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types format tpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ssd-jax train --config=shapes --workdir=$(DEMO)
@@ -20,6 +20,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The step of a small model, compiled for TPUs that this machine need not have. The compiler is an extra.
+tpu: $(VENV)/.installed
+	@if $(BIN)/python -c "import libtpu" 2> /dev/null; \
+	then $(BIN)/python benchmarks/compile.py --config shapes --images 4 --program step; \
+	else echo "skipped: compiling for a TPU needs $(BIN)/pip install --editable '.[tpu_compile]'"; fi
 
 lint: $(VENV)/.installed-lint types
 	$(BIN)/ruff format --check .

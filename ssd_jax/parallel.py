@@ -1,5 +1,6 @@
 """Devices and processes: the only file that calls pmap, or asks JAX what devices and processes there are."""
 
+import math
 import os
 import pickle
 import re
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from ssd_jax.extras import import_extra
 
 Device = Any  # jax.Device, which type checkers take for a variable
 AXIS = "batch"
@@ -81,14 +84,44 @@ def topology() -> Topology:
     return Topology(jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count())
 
 
+def described_devices(slice_name: str) -> list[Device]:
+    """Return the chips of a TPU slice that is only described: programs can be compiled for them, but not run.
+
+    JAX must run on the CPU (JAX_PLATFORMS=cpu), so that a TPU of this machine stays free.
+
+    Args:
+      slice_name: generation and chips along each axis, such as "v5e:4x4" or "v5p:2x2x2".
+
+    Raises:
+      ValueError: without the extra `tpu_compile`, and for a slice that does not exist.
+    """
+    rule = "a generation of TPU and the chips along each axis, such as v5e:2x2 or v5p:2x2x1"
+    if not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?", slice_name):
+        raise ValueError(f"compile_for must be {rule}; got {slice_name!r}")
+    import_extra("libtpu", "tpu_compile")
+    # Look for no TPU: ask no metadata server what this machine is, and hold no lock on chips.
+    here = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ.update(here, TPU_ACCELERATOR_TYPE="v5litepod-4")
+    from jax.experimental import topologies
+
+    sides = [int(side) for side in slice_name.split(":")[1].split("x")]
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if slice_name.startswith("v4") else {}
+    if math.prod(sides) < 4:  # a part of a host
+        options["chips_per_host_bounds"] = (*sides, 1)[:3]
+    try:
+        return list(topologies.get_topology_desc(slice_name, platform="tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"compile_for must be {rule}; got {slice_name!r}: {str(error).splitlines()[0]}") from error
+
+
 def is_first() -> bool:
     """Return whether this process is the one that writes files and prints for all."""
     return jax.process_index() == 0
 
 
-def is_cpu() -> bool:
-    """Return whether the devices are CPUs."""
-    return jax.default_backend() == "cpu"
+def is_cpu(devices: Sequence[Device] | None = None) -> bool:
+    """Return whether the devices are CPUs; by default those of this process."""
+    return (devices[0].platform if devices else jax.default_backend()) == "cpu"
 
 
 def device_kind() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -49,6 +50,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="report the time and memory of a few steps; write none"
     )
+    parser.add_argument(
+        "--compile_for",
+        metavar="SLICE",
+        help="compile the step and the detector for TPUs that this machine need not have, such as v5e:4x4; report "
+        "their memory, traffic and largest instructions, and write none (extra [tpu_compile])",
+    )
     parser.add_argument("--profile", action="store_true", help="record a trace of a few steps into DIR/profile")
     several = parser.add_argument_group(
         "several processes", "Each of them, on one host or many, runs the same line but for --process_id."
@@ -60,6 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.read(arguments)
     if not options.images and not options.config:
         parser.error("IMAGES or --config must be given; got neither")
+    if options.compile_for and (options.dry_run or options.minutes):
+        parser.error("--compile_for must be given without --dry_run and --minutes; got several")
     place = options.coordinator, options.num_processes, options.process_id
     distributed = options.distributed or any(value is not None for value in place)
     if distributed and (options.images or options.minutes):
@@ -68,6 +77,9 @@ def main(arguments: Sequence[str]) -> None:
     if steps_are_given and options.minutes:
         parser.error("--minutes or --config.steps must be given; got both")
     minutes = options.minutes or (MINUTES if options.images and not steps_are_given else None)
+
+    if options.compile_for:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on a device
 
     with command():
         if options.images:
@@ -87,6 +99,11 @@ def main(arguments: Sequence[str]) -> None:
         if distributed:
             join(*place)
         require_devices()
+        if options.compile_for:
+            from ssd_jax.loop.compile_for import compile_run
+
+            print(compile_run(config, options.compile_for))
+            return
         if options.dry_run:
             report = dry_run(config)
             if is_first():

@@ -124,6 +124,20 @@ def train_batches(
     return _counting(batches, source, batch_size=batch_size, max_boxes=max_boxes, strict=strict)
 
 
+def train_batch_shapes(*, batch_size: int, canvas_size: int, max_boxes: int) -> dict[str, np.ndarray]:
+    """Return arrays of the shapes and types of `train_batches`, for one process: zeros that take no memory."""
+    shapes = {
+        "images": (np.uint8, (canvas_size, canvas_size, 3)),
+        "sizes": (np.int32, (2,)),
+        "boxes": (np.float32, (max_boxes, 4)),
+        "labels": (np.int32, (max_boxes,)),
+        "position": (np.int32, ()),
+    }
+    return {
+        name: np.broadcast_to(np.zeros((), dtype), (batch_size, *shape)) for name, (dtype, shape) in shapes.items()
+    }
+
+
 def eval_batches(
     source: Source,
     *,

@@ -18,7 +18,7 @@ from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, ReadOptions, Source, UnreadableImage, train_batches
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, describe, from_description
-from ssd_jax.parallel import AXIS, device_kind, is_cpu, over_devices, shard, topology
+from ssd_jax.parallel import AXIS, Device, device_kind, is_cpu, over_devices, shard, topology
 from ssd_jax.pretrained import start_from
 from ssd_jax.training import TrainState, create_state, make_optimizer, make_schedule, make_train_step
 
@@ -30,18 +30,24 @@ FOLDERS = {"auto": "folder of labelled images", "voc_folder": "VOC folder", "coc
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What a config describes, before the first step."""
+class Training:
+    """What a config describes but for its data."""
 
     config: ConfigDict
-    source: Source
-    eval_source: Source
     model: SSD
     schedule: optax.Schedule
     shapes: TrainState  # shapes and dtypes of the state
     create: Callable[[], TrainState]  # draws the first state
     key: jax.Array  # of everything random in a step
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, split batch, key), over all devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Training):
+    """What a config describes, before the first step."""
+
+    source: Source
+    eval_source: Source
 
     @property
     def description(self) -> dict[str, Any]:
@@ -110,11 +116,8 @@ def build(config: ConfigDict) -> Run:
       FileNotFoundError: if a file or folder of the data is missing.
     """
     config = complete(config)
-    devices = topology().devices
-    if config.batch_size < 1 or config.batch_size % devices:
-        raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
-    schedule = make_schedule(steps=config.steps, **config.schedule.to_dict())
-    optimizer = make_optimizer(schedule, **config.optimizer.to_dict())
+    check_batch_size(config, topology().devices)
+    update_rule(config)  # a wrong option fails before the data is read
     source = open_split(config.data, config.data.train)
     if not has_object(source, difficult=config.data.train_difficult):
         raise ValueError(
@@ -126,7 +129,23 @@ def build(config: ConfigDict) -> Run:
         logger.warning(NO_OBJECT, config.data.eval)
     if config.batch_size > len(source):
         logger.warning("batch_size = %d: some of the %d images come twice in a batch", config.batch_size, len(source))
-    model = build_model(config, 1 + len(source.class_names))
+    training = build_training(config, 1 + len(source.class_names))
+    return Run(**vars(training), source=source, eval_source=eval_source)
+
+
+def build_training(config: ConfigDict, num_classes: int, devices: Sequence[Device] | None = None) -> Training:
+    """Make the model and the training step.
+
+    Args:
+      config: as `workdir.complete` returns it.
+      num_classes: C, background included.
+      devices: where the step will run; by default on all devices.
+
+    Raises:
+      ValueError: for a config that cannot be used.
+    """
+    schedule, optimizer = update_rule(config)
+    model = build_model(config, num_classes)
     key, init_key = jax.random.split(jax.random.key(config.seed))
     step = make_train_step(
         model,
@@ -134,24 +153,34 @@ def build(config: ConfigDict) -> Run:
         make_priors(model.spec),
         AugmentOptions(**config.augment.to_dict()),
         accumulate=config.accumulate,
-        unroll=is_cpu(),
+        unroll=is_cpu(devices),
         ema_decay=config.ema_decay,
         skip_nonfinite=config.max_skipped > 0,
         frozen=() if config.optimizer.thaw_step else tuple(config.optimizer.frozen),
         axis_name=AXIS,
     )
     drawn = {"key": init_key, "model": model, "optimizer": optimizer, "ema": config.ema_decay > 0}
-    return Run(
+    return Training(
         config,
-        source,
-        eval_source,
         model,
         schedule,
         shapes=create_state.eval_shape(**drawn),
         create=functools.partial(create_state, **drawn),
         key=key,
-        step=over_devices(step),
+        step=over_devices(step, devices),
     )
+
+
+def update_rule(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Make the schedule of the learning rate and the optimizer."""
+    schedule = make_schedule(steps=config.steps, **config.schedule.to_dict())
+    return schedule, make_optimizer(schedule, **config.optimizer.to_dict())
+
+
+def check_batch_size(config: ConfigDict, devices: int) -> None:
+    """Refuse a batch that the devices cannot share evenly."""
+    if config.batch_size < 1 or config.batch_size % devices:
+        raise ValueError(f"batch_size must be a positive multiple of the {devices} devices; got {config.batch_size}")
 
 
 def open_split(data: ConfigDict, split: str, *, class_names: Sequence[str] = ()) -> Source:

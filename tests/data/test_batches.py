@@ -10,6 +10,7 @@ from image_files import encode, make_image
 
 from ssd_jax import data
 from ssd_jax.data import Batch, Example, UnreadableImage
+from ssd_jax.data.batches import train_batch_shapes
 
 
 def example(name, image, n=1, difficult=None, size=None):
@@ -383,3 +384,13 @@ def test_evaluation_marks_an_unreadable_image(caplog):
         "b: the file must be JPEG, PNG, BMP, GIF, PPM, TIFF, WebP; got one that begins with b'what'",
         "image 2: gone",
     ]
+
+
+def test_the_shapes_of_a_batch_are_known_without_one():
+    options = {name: OPTIONS[name] for name in ("batch_size", "canvas_size", "max_boxes")}
+    (batch,) = take(data.train_batches(source(6), **OPTIONS), 1)
+    shapes = train_batch_shapes(**options)
+    assert {name: (a.shape, a.dtype) for name, a in shapes.items()} == {
+        name: (a.shape, a.dtype) for name, a in batch.arrays.items()
+    }
+    assert all(array.strides == (0,) * array.ndim for array in shapes.values())  # takes no memory

@@ -55,6 +55,15 @@ def test_pool2_and_its_gradient_are_those_of_a_window_reduction(shape):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("pool", [pool2, pool5])
+def test_a_relu_after_the_pooling_is_one_before_it(pool):
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), (2, 7, 6, 8))) / 2 - 0.5  # ties, zeros, negative windows
+    before, after = (lambda x: pool(nn.relu(x))), (lambda x: nn.relu(pool(x)))
+    np.testing.assert_array_equal(after(x), before(x))
+    gradient, expected = (jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (after, before))
+    np.testing.assert_array_equal(gradient, expected)
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_pool2_hides_no_nan(place):
     assert np.isnan(pool2(jnp.zeros(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1))).all()

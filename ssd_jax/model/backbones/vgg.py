@@ -13,6 +13,9 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 class VGG16(nn.Module):
     """The part of VGG16 that SSD uses, with two maps: conv4_3 (stride 8, 512 channels) and fc7 (stride 16, 1024).
 
+    The ReLU before a pooling is applied after it: values and gradients are the same, because a maximum commutes with
+    it. So a map before pooling is stored once, and its gradient needs no mask.
+
     Attributes:
       block: `block(features, **options)` makes a convolution block.
       width: factor on the number of channels.
@@ -27,10 +30,12 @@ class VGG16(nn.Module):
         maps = []
         for stage, layers in enumerate(STAGES, start=1):
             for layer, features in enumerate(layers, start=1):
-                x = self.block(scaled(features, self.width), name=f"conv{stage}_{layer}")(x, train=train)
+                activation = "relu" if layer < len(layers) else None
+                block = self.block(scaled(features, self.width), activation=activation, name=f"conv{stage}_{layer}")
+                x = block(x, train=train)
             if stage == 4:
-                maps.append(x)
-            x = pool2(x) if stage < 5 else pool5(x)
+                maps.append(nn.relu(x))
+            x = nn.relu(pool2(x) if stage < 5 else pool5(x))
         x = self.block(scaled(1024, self.width), dilation=6, name="fc6")(x, train=train)
         x = self.block(scaled(1024, self.width), kernel=1, name="fc7")(x, train=train)
         return [*maps, x]

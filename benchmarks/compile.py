@@ -1,0 +1,90 @@
+"""Compile the training step and the detector for TPUs without one: operations, memory, traffic, a roofline.
+
+    python benchmarks/compile.py [--config ssd300_voc] [--slice v5e:2x2 ...] [--program step detector] \
+        [--images 32] [--set model.width=0.25 ...] [--markdown FILE]
+
+It needs the extra `tpu_compile`. No dataset is read: the classes are those that the config names, or 20. The report
+of each program is that of `ssd-jax train --compile_for=SLICE`. Nothing runs, so no time here is a measurement, but
+for that of the compiler.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # the TPUs are only described
+
+from timing import Table, machine
+
+from ssd_jax.command import command
+from ssd_jax.config_file import read_config
+from ssd_jax.loop.compile_for import compile_detector, compile_step
+from ssd_jax.parallel import described_devices
+
+CLASSES = 20  # of a config that names none
+PROGRAMS = {"step": compile_step, "detector": compile_detector}
+COLUMNS = (
+    *("program", "config", "slice", "images a chip", "GFLOP an image", "GB of traffic an image", "GB by XLA's count"),
+    *("GB temporary", "GB arguments", "MB all-reduced", "ms arithmetic", "ms memory", "ms interconnect"),
+    *("images/s a chip, upper bound", "s to compile"),
+)
+
+
+def configured(name, overrides, **changes):
+    """Return the config of a name with flags such as "model.width=0.25"."""
+    return read_config(
+        name, [f"--config.{flag}" for flag in overrides] + [f"--config.{k}={v}" for k, v in changes.items()]
+    )
+
+
+def row(name, done):
+    """Return the cells of a table for a `Compilation`."""
+    least = done.least
+    reduced = sum(cost.payload for cost in done.collectives.get("all-reduce", []))
+    return (
+        *(done.program, name, done.topology, done.images),
+        f"{done.operations / done.images / 1e9:.1f}",
+        f"{done.traffic / done.images / 1e9:.3f}",
+        f"{done.accessed / done.images / 1e9:.3f}",
+        f"{done.temporary / 1e9:.2f}",
+        f"{done.arguments / 1e9:.2f}",
+        f"{reduced / 1e6:.1f}",
+        *(f"{1e3 * seconds:.1f}" for seconds in least),
+        f"{done.images_per_second:,.0f}",
+        f"{done.seconds:.0f}",
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", default=["ssd300_voc"], help="names or files")
+    parser.add_argument("--slice", nargs="+", default=["v5e:2x2"], help="generation and chips along each axis")
+    parser.add_argument("--program", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--images", type=int, default=32, help="of a chip")
+    parser.add_argument("--dtype", default="bfloat16", help="of the backbone")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the config")
+    parser.add_argument("--markdown", help="also write the table and the reports to this file")
+    options = parser.parse_args()
+    with command():
+        rows, reports = [], []
+        for name in options.config:
+            for topology in options.slice:
+                images = options.images * len(described_devices(topology))
+                changes = {"batch_size": images, "eval.batch_size": options.images, "model.dtype": options.dtype}
+                config = configured(name, options.set, **changes)
+                for program in options.program:
+                    classes = 1 + (len(config.data.class_names) or CLASSES)
+                    done = PROGRAMS[program](config, topology, classes)
+                    rows.append(row(name, done))
+                    reports.append(done.report())
+                    print(done.report(), "", sep="\n", flush=True)
+        table = Table(*COLUMNS)
+        for cells in rows:
+            table.row(*cells)
+        lines = [machine("flax", "libtpu"), "", *table.lines, *(f"\n```\n{report}\n```" for report in reports)]
+        if options.markdown:
+            Path(options.markdown).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
