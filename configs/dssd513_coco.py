@@ -1,8 +1,9 @@
 """DSSD513 on COCO, from a trained SSD513: 33.2 AP on COCO test-dev in the paper (arXiv:1701.06659).
 
 Recipe: examples/ssd/ssd_coco_resnet_deconv_513.py of chengyangfu/caffe, branch dssd, which is the first stage alone.
-It has a convolution of 512 channels before each prediction, which the paper, and this config, have not. First SSD513
-is trained, then DSSD513 (see configs/dssd321_voc.py):
+It has a convolution of 512 channels before each prediction, which the paper, and this config, have not:
+`--config.model.head_inner=512` is the script's network. First SSD513 is trained, then DSSD513 (see
+configs/dssd321_voc.py):
 
     ssd-jax train --config=ssd513_coco --workdir=runs/ssd513_coco --config.data.root=COCO \
         --config.init_from=ResNet-101-model.caffemodel

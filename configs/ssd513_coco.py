@@ -1,7 +1,8 @@
 """SSD513 on COCO: SSD on ResNet-101, 31.2 AP on COCO test-dev in the paper (arXiv:1701.06659).
 
 Recipe: examples/ssd/ssd_coco_resnet_513.py of chengyangfu/caffe, branch dssd. It has 128 and 512 channels in the
-prediction modules of the first two maps, where the paper, and this config, have 256.
+prediction modules of the first two maps, where the paper, and this config, have 256:
+`--config.model.head_features="(128, 512, 256, 256, 256, 256, 256)"` is the script's network.
 
     ssd-jax train --config=ssd513_coco --workdir=runs/ssd513_coco --config.data.root=COCO \
         --config.init_from=ResNet-101-model.caffemodel

@@ -46,6 +46,9 @@ class ResidualHead(nn.Module):
       kernel: side of the kernels of the predictions: 5 on the two finest maps.
       width: factor on the number of channels of the block.
       kernel_init: of the predictions, a name of `INITS`.
+      features: channels inside the block.
+      inner: channels of a 3x3 convolution before each prediction; 0 for none. The released script of DSSD513 for COCO
+        has it, the paper has not.
     """
 
     block: Callable[..., nn.Module]
@@ -54,16 +57,21 @@ class ResidualHead(nn.Module):
     kernel: int = 3
     width: float = 1.0
     kernel_init: str = "xavier"
+    features: int = FEATURES
+    inner: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Predict offsets [B, H * W * per_cell, 4] and logits [B, H * W * per_cell, C] from `x` [B, H, W, F]."""
-        x = Bottleneck(self.block, scaled(FEATURES, self.width), project=True, name="block")(x, train=train)
-        heads = (
-            Head(self.per_cell, values, self.kernel_init, kernel=self.kernel, name=name)
-            for name, values in (("loc", 4), ("conf", self.num_classes))
-        )
-        offsets, logits = (head(x) for head in heads)
+        x = Bottleneck(self.block, scaled(self.features, self.width), project=True, name="block")(x, train=train)
+        predictions = []
+        for name, values in (("loc", 4), ("conf", self.num_classes)):
+            y = x
+            if self.inner:
+                y = self.block(scaled(self.inner, self.width), name=f"{name}_inner")(x, train=train)
+            head = Head(self.per_cell, values, self.kernel_init, kernel=self.kernel, name=name)
+            predictions.append(head(y))
+        offsets, logits = predictions
         return offsets, logits
 
 

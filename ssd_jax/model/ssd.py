@@ -16,7 +16,7 @@ from ssd_jax.model.backbones.efficientnet import EfficientNetLite
 from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
 from ssd_jax.model.backbones.resnet import ResNet50, ResNet101
 from ssd_jax.model.backbones.vgg import VGG16
-from ssd_jax.model.dssd import Deconvolution, ResidualExtra, ResidualHead, decode_maps
+from ssd_jax.model.dssd import FEATURES, Deconvolution, ResidualExtra, ResidualHead, decode_maps
 from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, LightHead, is_named, scaled
 from ssd_jax.preprocess import INPUT_SCALINGS, MEAN_COLOUR
 
@@ -163,6 +163,9 @@ class SSD(nn.Module):
         The last two need norm="batch".
       heads: "paper"; "light": heads with a depthwise convolution, as in SSDLite; "residual": SSD321's prediction
         modules. The last two need norm="batch".
+      head_features: channels inside the residual block of each map's prediction module; () for the paper's 256.
+      head_inner: channels of a 3x3 convolution before each prediction of a prediction module; 0 for none, as in the
+        paper.
       deconvolution: whether DSSD's deconvolution modules make the maps of the heads, which needs norm="batch".
       input_scaling: what the backbone is fed, a name of `INPUT_SCALINGS`; None for what its published weights want.
         The model converts the images itself.
@@ -191,10 +194,13 @@ class SSD(nn.Module):
     freeze_norm: tuple[str, ...] = ()
     portable: bool = False
     deconvolution: bool = False
+    head_features: tuple[int, ...] = ()
+    head_inner: int = 0
 
     def __post_init__(self) -> None:
         """Check the options, so that a wrong one fails before any array is made."""
         self.freeze_norm = tuple(self.freeze_norm)  # a config or a JSON file has a list
+        self.head_features = tuple(self.head_features)
         super().__post_init__()
         for field, value, allowed in (
             ("backbone", self.backbone, tuple(BACKBONES)),
@@ -219,6 +225,15 @@ class SSD(nn.Module):
                 raise ValueError(f"norm must be 'batch' with {what}; got {self.norm!r}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2 (background included); got {self.num_classes}")
+        if (self.head_features or self.head_inner) and self.heads != "residual":
+            raise ValueError(f"heads must be 'residual' with head_features or head_inner; got {self.heads!r}")
+        if self.head_features and (len(self.head_features) != len(self.spec.grids) or min(self.head_features) < 1):
+            raise ValueError(
+                f"head_features must be {len(self.spec.grids)} positive numbers, one for each map; got "
+                f"{self.head_features}"
+            )
+        if self.head_inner < 0:
+            raise ValueError(f"head_inner must be at least 0; got {self.head_inner}")
         if not self.width > 0:
             raise ValueError(f"width must be above 0; got {self.width}")
 
@@ -305,9 +320,16 @@ class SSD(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Return offsets [B, n, 4] and logits [B, n, C] of the n priors of map k."""
         if self.heads == "residual":
-            kernel = 5 if k < 2 else 3
             head = ResidualHead(
-                block, per_cell, self.num_classes, kernel, self.width, self.head_init, name=f"predict{k}"
+                block,
+                per_cell,
+                self.num_classes,
+                kernel=5 if k < 2 else 3,
+                width=self.width,
+                kernel_init=self.head_init,
+                features=self.head_features[k] if self.head_features else FEATURES,
+                inner=self.head_inner,
+                name=f"predict{k}",
             )
             return head(x, train=train)
         values = {f"loc{k}": 4, f"conf{k}": self.num_classes}

@@ -24,6 +24,17 @@ def to_flax_kernel(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
 
 
+def to_flax_deconvolution(weight: np.ndarray) -> np.ndarray:
+    """Turn a kernel of Caffe's Deconvolution, `[in, out, height, width]`, into one of Flax's ConvTranspose.
+
+    Caffe adds the kernel to the output at each pixel, where Flax correlates with it: it is turned by 180 degrees.
+
+    Returns:
+      [height, width, in, out].
+    """
+    return np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(2, 3, 0, 1))
+
+
 def to_our_pixels(kernel: np.ndarray, bias: np.ndarray | None, pixels: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert a first layer that is fed `pixels` to one that is fed RGB minus `MEAN_COLOUR`.
 

@@ -3,7 +3,8 @@
 A layout maps our layers to the tensors of a file, and says what the first layer is fed and how the priors differ from
 ours. The facts are from
 amdegroot/ssd.pytorch `ssd.py`, lufficc/SSD `ssd/modeling`, torchvision `models/vgg.py`, `models/resnet.py` and
-`models/detection/ssd.py`, and weiliu89/caffe `python/caffe/model_libs.py`.
+`models/detection/ssd.py`, and `python/caffe/model_libs.py` of weiliu89/caffe (branch ssd) and chengyangfu/caffe
+(branch dssd), with the latter's scripts `examples/ssd/*resnet*.py`.
 """
 
 import dataclasses
@@ -17,8 +18,12 @@ from ssd_jax.box import (
     SSD300_VOC,
     SSD320_COCO,
     SSD320_VOC,
+    SSD321_COCO,
+    SSD321_VOC,
     SSD512_COCO,
     SSD512_VOC,
+    SSD513_COCO,
+    SSD513_VOC,
     SSDLITE320_COCO,
     PriorSpec,
 )
@@ -30,8 +35,13 @@ CONVOLUTIONS = tuple(
 TORCH_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions, ReLUs and pools between them
 FC6_PLACE, FC7_PLACE = 31, 33  # after pool5
 SSDLITE_SPECS = {"voc": SSDLITE320_COCO, "coco": SSDLITE320_COCO}
+OF_321 = {"voc": SSD321_VOC, "coco": SSD321_COCO}
+OF_513 = {"voc": SSD513_VOC, "coco": SSD513_COCO}
 ANY_OF_COCO = tuple((classes, "coco") for classes in range(2, 1000))  # torchvision's, for any number of classes
 BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Caffe has two layers for it, BatchNorm and Scale. The former's third blob is the weight of the sums in the others.
+CAFFE_STATISTICS, CAFFE_SCALE = {"mean": "weight", "var": "bias"}, {"scale": "weight", "bias": "bias"}
+CAFFE_WEIGHT = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +53,8 @@ class Layout:
       layers: each of our convolutions, and its name in the file, which has `name.weight` and, without BatchNorm,
         `name.bias`.
       batch_norms: our convolutions that have a BatchNorm, and its name in the file.
+      scales: those of them whose scale and shift are another layer of the file, as in Caffe, and its name.
+      deconvolutions: our transposed convolutions, and their names in the file.
       norm: the file's tensor for the scale of conv4_3_norm; empty in a backbone.
       maps: number of feature maps with heads; 0 in a backbone.
       pixels: what the first layer is fed, a key of `convert.PIXELS`.
@@ -57,6 +69,8 @@ class Layout:
     title: str
     layers: dict[str, str]
     batch_norms: dict[str, str] = dataclasses.field(default_factory=dict)
+    scales: dict[str, str] = dataclasses.field(default_factory=dict)
+    deconvolutions: dict[str, str] = dataclasses.field(default_factory=dict)
     norm: str = ""
     maps: int = 0
     pixels: str = "rgb"
@@ -81,8 +95,25 @@ class Layout:
             if layer not in self.batch_norms:
                 leaves[f"{layer}/conv/bias"] = f"{name}.bias"
         for layer, name in self.batch_norms.items():
-            leaves |= {f"{layer}/norm/{leaf}": f"{name}.{tensor}" for leaf, tensor in BATCH_NORM.items()}
+            tensors = CAFFE_STATISTICS if layer in self.scales else BATCH_NORM
+            leaves |= {f"{layer}/norm/{leaf}": f"{name}.{tensor}" for leaf, tensor in tensors.items()}
+        for layer, name in self.scales.items():
+            leaves |= {f"{layer}/norm/{leaf}": f"{name}.{tensor}" for leaf, tensor in CAFFE_SCALE.items()}
+        for layer, name in self.deconvolutions.items():
+            leaves |= {f"{layer}/kernel": f"{name}.weight", f"{layer}/bias": f"{name}.bias"}
         return leaves | ({"conv4_3_norm/scale": self.norm} if self.norm else {})
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Return the tensors of statistics that are sums, each with the tensor of its weight."""
+        names = (self.batch_norms[layer] for layer in self.scales)
+        return {
+            f"{name}.{tensor}": f"{name}.{CAFFE_WEIGHT}" for name in names for tensor in CAFFE_STATISTICS.values()
+        }
+
+    def head(self, kind: str, k: int) -> str:
+        """Return our name of the head of map k; `kind` is "loc" or "conf"."""
+        return f"predict{k}/{kind}" if self.options.get("heads") == "residual" else f"{kind}{k}"
 
 
 def backbone_layers(name: Callable[[int], str]) -> dict[str, str]:
@@ -187,6 +218,97 @@ def torchvision_resnet50() -> Layout:
         pixels="imagenet",
         backbone="resnet50",
         unused=("layer4.", "fc.", ".num_batches_tracked"),
+    )
+
+
+BRANCHES = {"downsample": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
+
+
+class CaffeNames:
+    """Collects our convolutions with their names in Caffe."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.layers: dict[str, str] = {}
+        self.batch_norms: dict[str, str] = {}
+        self.scales: dict[str, str] = {}
+        self.deconvolutions: dict[str, str] = {}
+
+    def add(self, ours: str, name: str, norm: str, scale: str) -> None:
+        """Add a convolution with BatchNorm."""
+        self.layers[ours], self.batch_norms[ours], self.scales[ours] = name, norm, scale
+
+    def conv(self, ours: str, name: str) -> None:
+        """Add one whose BatchNorm is named after it."""
+        self.add(ours, name, f"{name}_bn", f"{name}_scale")
+
+    def residual(self, ours: str, name: str, *, project: bool = True) -> None:
+        """Add the convolutions of a residual block: Caffe's `ResBody`."""
+        for part, branch in BRANCHES.items():
+            if project or part != "downsample":
+                names = (f"{kind}{name}_{branch}" for kind in ("res", "bn", "scale"))
+                self.add(f"{ours}/{part}", *names)
+
+    def resnet101(self) -> None:
+        """Add the backbone."""
+        self.add("trunk/conv1", "conv1", "bn_conv1", "scale_conv1")
+        for stage, (_, blocks, _, _) in enumerate(resnet.STAGES_101, start=1):
+            for k in range(blocks):
+                letter = "abc"[k] if blocks == 3 else f"b{k}" if k else "a"
+                self.residual(f"trunk/layer{stage}_{k}", f"{stage + 1}{letter}", project=k == 0)
+
+
+def caffe_resnet101() -> Layout:
+    """Describe ResNet-101 of KaimingHe/deep-residual-networks, a classifier whose names SSD321 keeps."""
+    names = CaffeNames()
+    names.resnet101()
+    return caffe_layout("the ResNet-101 of Caffe", names, specs=OF_321, unused=("fc1000.",))
+
+
+def caffe_resnet101_ssd(
+    specs: dict[str, PriorSpec], *, deconvolution: bool, head_features: tuple[int, ...] = (), head_inner: int = 0
+) -> Layout:
+    """Describe SSD321, SSD513, DSSD321 or DSSD513 of Caffe.
+
+    Args:
+      specs: `OF_321` or `OF_513`.
+      deconvolution: whether it is a DSSD.
+      head_features: as in `SSD`.
+      head_inner: as in `SSD`.
+    """
+    maps = len(specs["voc"].grids)
+    names = CaffeNames()
+    names.resnet101()
+    for number in range(6, 4 + maps):
+        names.residual(f"res{number}/block", str(number))
+    sources = ["res3b3_relu", "res5c_relu", *(f"res{number}_relu" for number in range(6, 4 + maps))]
+    postfix = ""
+    if deconvolution:
+        for k, number in enumerate([3, *range(5, 3 + maps)]):
+            names.deconvolutions[f"deconv{k}/up"] = f"deconv_{number}"
+            names.conv(f"deconv{k}/coarse", f"deconv_{number}_pre")
+            names.conv(f"deconv{k}/fine1", f"{sources[k]}_pre1")
+            names.conv(f"deconv{k}/fine2", f"{sources[k]}_pre2")
+            sources[k] = f"combined_{number}_EltwisePROD_relu"
+        postfix = "new"
+    for k, (source, features) in enumerate(zip(sources, head_features or (256,) * maps, strict=True)):
+        block = f"{source}_inter{features}"
+        names.residual(f"predict{k}/block", block)
+        for kind in ("loc", "conf"):
+            name = f"res{block}_mbox_{kind}{postfix}"
+            if head_inner:
+                names.conv(f"predict{k}/{kind}_inner", f"{name}_inter")
+            names.layers[f"predict{k}/{kind}"] = name
+    options = {"deconvolution": deconvolution, "head_features": head_features, "head_inner": head_inner}
+    title = f"{'a D' if deconvolution else 'an '}SSD{specs['voc'].image_size} of Caffe"
+    return caffe_layout(title, names, specs=specs, maps=maps, options=options)
+
+
+def caffe_layout(title: str, names: CaffeNames, *, options: dict[str, Any] | None = None, **fields: Any) -> Layout:
+    """Describe a file of Caffe that has `names`."""
+    residual = {"extras": "residual", "heads": "residual", "kernel_init": "normal"}
+    return Layout(
+        title, **vars(names), pixels="bgr", backbone="resnet101", options=residual | (options or {}), **fields
     )
 
 
@@ -305,6 +427,19 @@ LAYOUTS: tuple[tuple[Callable[[Tensors], bool], Layout], ...] = (
     (has("box_head.predictor.cls_headers.0.weight"), lufficc(6)),
     (has("conf.6.weight"), ssd_pytorch(7)),
     (has("conf.0.weight"), ssd_pytorch(6)),
+    (
+        has("resres10_relu_inter256_mbox_confnew_inter.weight"),
+        caffe_resnet101_ssd(OF_513, deconvolution=True, head_inner=512),
+    ),
+    (has("resres10_relu_inter256_mbox_confnew.weight"), caffe_resnet101_ssd(OF_513, deconvolution=True)),
+    (has("resres9_relu_inter256_mbox_confnew.weight"), caffe_resnet101_ssd(OF_321, deconvolution=True)),
+    (
+        has("resres3b3_relu_inter128_mbox_conf.weight"),
+        caffe_resnet101_ssd(OF_513, deconvolution=False, head_features=(128, 512, *(256,) * 5)),
+    ),
+    (has("resres10_relu_inter256_mbox_conf.weight"), caffe_resnet101_ssd(OF_513, deconvolution=False)),
+    (has("resres9_relu_inter256_mbox_conf.weight"), caffe_resnet101_ssd(OF_321, deconvolution=False)),
+    (has("res4b22_branch2c.weight"), caffe_resnet101()),
     (has("conv10_2_mbox_conf.weight"), caffe_ssd(7)),
     (has("conv4_3_norm_mbox_conf.weight"), caffe_ssd(6)),
     (grows(SSDLITE_LAST, "backbone.features.0.0.0.weight", above=45), torchvision_ssdlite("mobilenet_v3_large")),

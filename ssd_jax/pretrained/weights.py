@@ -115,13 +115,32 @@ def to_params(tensors: Tensors, layout: Layout, spec: PriorSpec, pixels: str) ->
     Returns:
       float32 arrays by our names.
     """
+    tensors = _with_statistics(tensors, layout)
     params = {leaf: tensors[name] for leaf, name in layout.leaves.items() if name in tensors}
-    params = {name: convert.to_flax_kernel(a) if a.ndim == 4 else a for name, a in params.items()}
+    transposed = {f"{layer}/kernel" for layer in layout.deconvolutions}
+    for name, array in params.items():
+        if array.ndim == 4:
+            turn = convert.to_flax_deconvolution if name in transposed else convert.to_flax_kernel
+            params[name] = turn(array)
     _change(params, layout.first, lambda kernel, bias: convert.to_our_pixels(kernel, bias, pixels))
     if layout.clamped:
         for k in range(layout.maps):
-            _change(params, f"loc{k}", lambda kernel, bias, k=k: convert.to_whole_priors(kernel, bias, spec, k))
+            _change(
+                params,
+                layout.head("loc", k),
+                lambda kernel, bias, k=k: convert.to_whole_priors(kernel, bias, spec, k),
+            )
     return {name: np.ascontiguousarray(array, np.float32) for name, array in params.items()}
+
+
+def _with_statistics(tensors: Tensors, layout: Layout) -> Tensors:
+    """Divide statistics that are sums by their weight; leave out those whose weight is missing."""
+    weights = layout.weights
+    return {
+        name: array / tensors[weights[name]] if name in weights else array
+        for name, array in tensors.items()
+        if name not in weights or weights[name] in tensors
+    }
 
 
 def _change(params: Tensors, layer: str, change: Callable[..., tuple[np.ndarray, np.ndarray | None]]) -> None:
@@ -136,7 +155,7 @@ def _coco_classes(params: Tensors, layout: Layout) -> Tensors:
     """Return the class heads without the labels that are no class of COCO."""
     heads: Tensors = {}
     for k in range(layout.maps):
-        kernel, bias = f"conf{k}/conv/kernel", f"conf{k}/conv/bias"
+        kernel, bias = (f"{layout.head('conf', k)}/conv/{leaf}" for leaf in ("kernel", "bias"))
         if kernel in params and bias in params:
             kept = convert.select_classes(params[kernel], params[bias], COCO_LABELS, (0, *COCO_IDS))
             heads.update(zip((kernel, bias), kept, strict=True))
@@ -179,7 +198,7 @@ def _with_reduced_fc(tensors: Tensors, layout: Layout, notes: list[str]) -> tupl
 
 def _count_classes(path: str | Path, tensors: Tensors, layout: Layout) -> int:
     """Return the number of classes, background included, by the bias of the first class head."""
-    name = f"{layout.layers['conf0']}.bias"
+    name = f"{layout.layers[layout.head('conf', 0)]}.bias"
     if name not in tensors:
         raise ValueError(f"{path}: {layout.title} must have a tensor {name}; got none")
     size, per_cell = tensors[name].size, layout.specs["voc"].per_cell[0]
@@ -210,7 +229,7 @@ def _fitting(
 ) -> Tensors:
     """Compare names and shapes with those of the model; return the tensors that fit."""
     wanted = _wanted_shapes(layout, model)
-    wrong, fitting = [], {}
+    wrong, fitting, weights = [], {}, set(layout.weights.values())
     for name, shape in wanted.items():
         array = tensors.get(name)
         if array is not None and len(shape) == 1:
@@ -221,6 +240,8 @@ def _fitting(
             wrong.append(f"{name} must have shape {list(shape)}; got {list(array.shape)}")
         elif not np.isfinite(array).all():
             wrong.append(f"{name} of shape {list(shape)} must be finite; got values that are not")
+        elif name in weights and array.min() <= 0:
+            wrong.append(f"{name}, the weight of statistics, must be above 0; got {array.min()}")
         else:
             fitting[name] = array.astype(np.float32)
     for name, array in tensors.items():
@@ -241,10 +262,14 @@ def _wanted_shapes(layout: Layout, model: SSD) -> dict[str, tuple[int, ...]]:
     for tree in variable_shapes(model).values():
         leaves |= flatten_dict(tree, sep="/")
     wanted = {}
+    transposed = {f"{layer}/kernel" for layer in layout.deconvolutions}
     for leaf, name in layout.leaves.items():
         shape = leaves[leaf].shape
-        wanted[name] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
-    return wanted
+        if len(shape) == 4:
+            channels = shape[2:] if leaf in transposed else (shape[3], shape[2])
+            shape = (*channels, *shape[:2])
+        wanted[name] = shape
+    return wanted | {name: (1,) for name in layout.weights.values()}
 
 
 def _without_leading_ones(array: np.ndarray) -> np.ndarray:

@@ -81,6 +81,9 @@ def test_preprocess_subtracts_the_mean_colour():
     np.testing.assert_array_equal(preprocess(image), np.broadcast_to(200 - np.array(MEAN_COLOUR), (2, 2, 3)))
 
 
+RESIDUAL = {"norm": "batch", "heads": "residual"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -91,6 +94,13 @@ def test_preprocess_subtracts_the_mean_colour():
         ({"heads": "light"}, "^norm must be 'batch' with light heads; got None$"),
         ({"backbone": "efficientnet_lite0"}, "^norm must be 'batch' with backbone efficientnet_lite0; got None$"),
         ({"input_scaling": "tf"}, "^input_scaling must be one of None, 'caffe', .*; got 'tf'$"),
+        ({"head_inner": 4}, "^heads must be 'residual' with head_features or head_inner; got 'paper'$"),
+        (RESIDUAL | {"head_features": (4, 4)}, r"^head_features must be 4 positive numbers, .*; got \(4, 4\)$"),
+        (
+            RESIDUAL | {"head_features": (4, 4, 4, 0)},
+            r"^head_features must be 4 positive numbers, .*; got \(4, 4, 4, 0\)$",
+        ),
+        (RESIDUAL | {"head_inner": -1}, "^head_inner must be at least 0; got -1$"),
         ({"width": 0.0}, r"^width must be above 0; got 0\.0$"),
         ({"num_classes": 1}, r"^num_classes must be at least 2 \(background included\); got 1$"),
     ],
@@ -114,7 +124,10 @@ def test_a_spec_whose_grids_are_not_the_maps_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"anchors": 3}, "^options of a model must be among num_classes, spec, .*, deconvolution; got 'anchors'$"),
+        (
+            {"anchors": 3},
+            "^options of a model must be among num_classes, spec, .*, deconvolution, .*; got 'anchors'$",
+        ),
         ({"axis_name": "batch"}, "got 'axis_name'$"),  # of a training step, not of a model
         ({"spec": None}, "^fields of a model's spec must be among image_size, .*; got None$"),
         ({"spec": {"image_size": 300, "scales": 3}}, "^fields of a model's spec must be among .*; got 'scales'$"),

@@ -1,4 +1,4 @@
-"""SSD321 and DSSD321 in NumPy, channels first; parameters have the names of Caffe's layers."""
+"""SSD321, SSD513 and their DSSDs in NumPy, channels first; parameters have the names of Caffe's layers."""
 
 import numpy as np
 from light_reference import Tensors
@@ -43,8 +43,9 @@ class Layers(Tensors):
         return relu(x + y)
 
 
-def ssd(layers, x, classes, *, blocks=BLOCKS, deconvolution=False):
+def ssd(layers, x, classes, *, blocks=BLOCKS, deconvolution=False, head_features=(256,) * 7, head_inner=0):
     """One image [3, S, S] -> the maps of the heads, offsets [P, 4] and logits [P, C]."""
+    side = x.shape[1]
     x = relu(layers.block("conv1", x, at(64), 7, 2, 3))
     x = pool(x, size=3, stride=2)
     maps = []
@@ -55,13 +56,15 @@ def ssd(layers, x, classes, *, blocks=BLOCKS, deconvolution=False):
             x = layers.residual(f"res{stage}_{k}", x, at(features), **options)
         if stage in (3, 5):
             maps.append(x)
-    for number in range(6, 10):
-        kernel, stride = (2, 2) if number < 8 else (3, 1)
+    kernels = {321: (2, 2, 3, 3), 513: (2,) * 5}[side]
+    for number, kernel in enumerate(kernels, start=6):
+        stride = 2 if kernel == 2 else 1
         maps.append(layers.residual(f"res{number}", maps[-1], at(256), kernel=kernel, stride=stride))
     if deconvolution:
         x = maps[-1]
         for k in reversed(range(len(maps) - 1)):
-            kernel, stride = (2, 2) if k < 3 else (3, 1)
+            kernel = (2, *kernels)[k]
+            stride = 2 if kernel == 2 else 1
             weight = layers.draw(f"up{k}.weight", (len(x), at(512), kernel, kernel))
             x = spread(x, weight, layers.draw(f"up{k}.bias", (at(512),), -1, 1), stride)
             x = layers.block(f"coarse{k}", x, at(512), 3, 1, 1)
@@ -69,10 +72,11 @@ def ssd(layers, x, classes, *, blocks=BLOCKS, deconvolution=False):
             x = maps[k] = relu(x * layers.block(f"fine{k}_2", y, at(512), 3, 1, 1))
     outputs = [[], []]
     for k, x in enumerate(maps):
-        x = layers.residual(f"predict{k}", x, at(256))
+        x = layers.residual(f"predict{k}", x, at(head_features[k]))
         size = 5 if k < 2 else 3
         for rows, name, values in zip(outputs, ("loc", "conf"), (4, classes), strict=True):
-            weight = layers.draw(f"{name}{k}.weight", (8 * values, len(x), size, size))
-            y = convolve(x, weight, layers.draw(f"{name}{k}.bias", (8 * values,), -1, 1), padding=size // 2)
+            y = relu(layers.block(f"{name}{k}_inner", x, at(head_inner), 3, 1, 1)) if head_inner else x
+            weight = layers.draw(f"{name}{k}.weight", (8 * values, len(y), size, size))
+            y = convolve(y, weight, layers.draw(f"{name}{k}.bias", (8 * values,), -1, 1), padding=size // 2)
             rows.append(y.transpose(1, 2, 0).reshape(-1, values))
     return maps, *map(np.concatenate, outputs)

@@ -52,8 +52,10 @@ def tensor_of(path, layers):
             name = f"{block}_{BRANCHES[part]}"
         case [block, part]:
             k = block[-1]
-            name = {"loc": f"loc{k}", "conf": f"conf{k}", "coarse": f"coarse{k}", "fine1": f"fine{k}_1"}.get(
-                part, f"fine{k}_2"
+            name = (
+                f"{part[:-1]}{k}_{part[-1]}"
+                if part in ("fine1", "fine2")
+                else re.sub(r"^([a-z]+)", rf"\g<1>{k}", part)
             )
         case [block]:
             name = f"up{block[-1]}"
