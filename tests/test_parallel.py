@@ -9,6 +9,7 @@ import tiny
 from jax.flatten_util import ravel_pytree
 
 from ssd_jax.augment import AugmentOptions
+from ssd_jax.box import PriorSpec, make_priors
 from ssd_jax.data import Shapes, train_batches
 from ssd_jax.parallel import AXIS, over_devices, shard
 from ssd_jax.training import create_state, make_train_step
@@ -16,6 +17,9 @@ from ssd_jax.training import create_state, make_train_step
 PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 
 STEPS = 10
+# DSSD's modules on two maps.
+TWO_MAPS = PriorSpec(64, (8, 4), (8.0, 16.0), (8.0, 16.0, 28.0), ((2.0,), (2.0, 3.0)))
+DSSD = tiny.SHORT.clone(spec=TWO_MAPS, heads="residual", deconvolution=True)
 SHAPES = Shapes(64, image_size=64, seed=0)
 
 
@@ -28,7 +32,7 @@ def train(devices, norm, model=tiny.SHORT):
     batches = train_batches(SHAPES, batch_size=8, canvas_size=64, max_boxes=8, seed=0)
     options = AugmentOptions(interpolations=("linear",))
     step = over_devices(
-        make_train_step(model, optimizer, tiny.PRIORS, options, axis_name=AXIS), jax.devices()[:devices]
+        make_train_step(model, optimizer, make_priors(model.spec), options, axis_name=AXIS), jax.devices()[:devices]
     )
     losses = []
     for _ in range(STEPS):
@@ -45,8 +49,14 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     ("devices", "norm", "model"),
-    [(2, None, tiny.SHORT), (4, None, tiny.SHORT), (4, "batch", tiny.SHORT), (4, "batch", tiny.LIGHT)],
-    ids=["2", "4", "4, BatchNorm", "4, light"],
+    [
+        (2, None, tiny.SHORT),
+        (4, None, tiny.SHORT),
+        (4, "batch", tiny.SHORT),
+        (4, "batch", tiny.LIGHT),
+        (4, "batch", DSSD),
+    ],
+    ids=["2", "4", "4, BatchNorm", "4, light", "4, DSSD"],
 )
 def test_training_is_that_of_one_device(devices, norm, model, on_one_device):
     before, expected, expected_losses = on_one_device(norm, model)
