@@ -56,7 +56,7 @@ def run(start, options):
             batch["labels"] = np.zeros_like(batch["labels"])
         state, metrics = step(state, batch, jax.random.key(1))
         seen.append([float(metrics[name]) for name in ("loss", "gradient_norm", "positives")])
-        if index == 0 or index % LOG == LOG - 1:
+        if index % LOG == 0:
             print(start, index + 1, seen[-1], flush=True)
     return np.array(seen), all(np.isfinite(array).all() for array in jax.tree.leaves(state.params))
 

@@ -85,33 +85,62 @@ def topology() -> Topology:
 
 
 def described_devices(slice_name: str) -> list[Device]:
-    """Return the chips of a TPU slice that is only described: programs can be compiled for them, but not run.
+    """Return the chips of a TPU slice or the GPUs of a host that are only described: programs compile for them.
 
-    JAX must run on the CPU (JAX_PLATFORMS=cpu), so that a TPU of this machine stays free.
+    JAX must run on the CPU (JAX_PLATFORMS=cpu), so that accelerators of this machine stay free.
 
     Args:
-      slice_name: generation and chips along each axis, such as "v5e:4x4" or "v5p:2x2x2".
+      slice_name: a generation of TPU and the chips along each axis, such as "v5e:4x4" or "v5p:2x2x2"; or "h100:8".
 
     Raises:
-      ValueError: without the extra `tpu_compile`, and for a slice that does not exist.
+      ValueError: without the extra `tpu_compile` or `gpu_compile`, and for a slice that does not exist.
     """
-    rule = "a generation of TPU and the chips along each axis, such as v5e:2x2 or v5p:2x2x1"
-    if not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?", slice_name):
+    rule = "a generation of TPU and the chips along each axis, such as v5e:2x2 or v5p:2x2x1, or h100:1 to h100:8"
+    if not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?|h100:[1-8]", slice_name):
         raise ValueError(f"compile_for must be {rule}; got {slice_name!r}")
+    kind, _, shape = slice_name.partition(":")
+    describe = _described_gpus if kind == "h100" else _described_tpus
+    try:
+        return describe(kind, [int(side) for side in shape.split("x")])
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"compile_for must be {rule}; got {slice_name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _described_tpus(kind: str, sides: list[int]) -> list[Device]:
     import_extra("libtpu", "tpu_compile")
     # Look for no TPU: ask no metadata server what this machine is, and hold no lock on chips.
     here = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ.update(here, TPU_ACCELERATOR_TYPE="v5litepod-4")
     from jax.experimental import topologies
 
-    sides = [int(side) for side in slice_name.split(":")[1].split("x")]
-    options: dict[str, Any] = {"chip_config_name": "megacore"} if slice_name.startswith("v4") else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
     if math.prod(sides) < 4:  # a part of a host
         options["chips_per_host_bounds"] = (*sides, 1)[:3]
-    try:
-        return list(topologies.get_topology_desc(slice_name, platform="tpu", **options).devices)
-    except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"compile_for must be {rule}; got {slice_name!r}: {str(error).splitlines()[0]}") from error
+    name = f"{kind}:{'x'.join(map(str, sides))}"
+    return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+
+
+# What XLA wants to know of an H100 (SXM), in its own words.
+H100 = """gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 7 } runtime_version { major: 12 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+def _described_gpus(kind: str, sides: list[int]) -> list[Device]:
+    del kind  # the one that there is
+    import_extra("jax_cuda12_plugin", "gpu_compile")
+    from jax.experimental import topologies
+
+    topology = {"target_config": H100, "topology": f"1x1x{sides[0]}"}  # slices, hosts, GPUs of a host
+    return list(topologies.get_topology_desc("", platform="cuda", **topology).devices)
 
 
 def is_first() -> bool:
@@ -122,6 +151,11 @@ def is_first() -> bool:
 def is_cpu(devices: Sequence[Device] | None = None) -> bool:
     """Return whether the devices are CPUs; by default those of this process."""
     return (devices[0].platform if devices else jax.default_backend()) == "cpu"
+
+
+def this_cpu() -> list[Device]:
+    """Return one CPU of this process."""
+    return jax.local_devices(backend="cpu")[:1]
 
 
 def device_kind() -> str:

@@ -53,8 +53,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--compile_for",
         metavar="SLICE",
-        help="compile the step and the detector for TPUs that this machine need not have, such as v5e:4x4; report "
-        "their memory, traffic and largest instructions, and write none (extra [tpu_compile])",
+        help="compile the step and the detector for chips that this machine need not have, such as v5e:4x4 or "
+        "h100:8; report their memory, traffic and largest instructions, and write none (extra [tpu_compile] or "
+        "[gpu_compile])",
     )
     parser.add_argument("--profile", action="store_true", help="record a trace of a few steps into DIR/profile")
     several = parser.add_argument_group(

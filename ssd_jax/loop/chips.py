@@ -1,4 +1,4 @@
-"""What a TPU chip can do at most, and how long a step takes at least: a roofline."""
+"""What a chip can do at most, and how long a step takes at least: a roofline."""
 
 import math
 from typing import NamedTuple
@@ -26,12 +26,14 @@ class Chip(NamedTuple):
 
 # Sources: docs.cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, read in November 2026. The rate of sending is the
 # all-reduce bandwidth of a pod over its chips (v4: 1.1 PB/s over 4,096; v5e: 51.2 TB/s over 256; v6e: 102.4 TB/s over
-# 256), and half of the bidirectional bandwidth of a chip for v5p (1,200 GB/s).
+# 256), and half of the bidirectional bandwidth of a chip for v5p (1,200 GB/s). The H100 (SXM): NVIDIA's data sheet,
+# without sparsity; half of NVLink's 900 GB/s.
 CHIPS = {
     "v4": Chip(275e12, 32 * 2**30, 1200e9, 6, 268e9, 4),
     "v5e": Chip(197e12, 16e9, 819e9, 4, 200e9, 16),
     "v5p": Chip(459e12, 95e9, 2765e9, 6, 600e9, 4),
     "v6e": Chip(918e12, 32e9, 1638e9, 4, 400e9, 16),
+    "h100": Chip(989e12, 80e9, 3350e9, 2, 450e9, 2),
 }
 
 

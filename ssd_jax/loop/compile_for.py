@@ -1,9 +1,9 @@
-"""Compile the step and the detector for TPU chips that need not exist, and say what they cost there."""
+"""Compile the step and the detector for chips that need not exist, and say what they cost there."""
 
 import re
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from ssd_jax.data.batches import train_batch_shapes
 from ssd_jax.inference import make_detect
-from ssd_jax.loop.build import build_training, check_batch_size, open_split
+from ssd_jax.loop.build import build_model, build_training, check_batch_size, open_split
 from ssd_jax.loop.chips import Roofline, chip_of, roofline
 from ssd_jax.loop.hlo import COLLECTIVES, Cost, Module
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import variable_shapes
-from ssd_jax.parallel import described_devices, shard
+from ssd_jax.parallel import Device, described_devices, shard, this_cpu
 
 LARGEST = 20  # instructions that a report lists
 
@@ -32,7 +32,7 @@ class Compilation(NamedTuple):
       images: of one chip, at a time.
       seconds: to compile.
       operations: arithmetic, as XLA counts it.
-      accessed: bytes that XLA counts as accessed, those in the chip's own memory included.
+      accessed: bytes that XLA counts as accessed, those in the chip's own memory included; 0 for a GPU.
       arguments: bytes in the chip's memory before the program runs.
       temporary: more bytes while it runs.
       costs: of each instruction, the largest traffic first.
@@ -86,11 +86,11 @@ class Compilation(NamedTuple):
         chip, least = chip_of(self.topology), self.least
         share = (self.arguments + self.temporary) / chip.memory
         gflop = self.operations / 1e9
+        counted = f" (XLA counts {_gb(self.accessed)} with what stays on the chip)" if self.accessed else ""
         lines = [
             f"{self.program} for {self.topology}, {self.images} images a chip: compiled in {self.seconds:.0f} s",
             f"arithmetic: {gflop:,.0f} GFLOP a chip, {gflop / self.images:.1f} an image",
-            f"memory traffic: {_gb(self.traffic)} a chip, {_gb(self.traffic / self.images)} an image (XLA counts "
-            f"{_gb(self.accessed)} with what stays on the chip)",
+            f"memory traffic: {_gb(self.traffic)} a chip, {_gb(self.traffic / self.images)} an image{counted}",
             f"memory: {_gb(self.arguments)} of arguments and {_gb(self.temporary)} while it runs, {share:.0%} of the "
             f"chip's {_gb(chip.memory)}",
             "collectives: " + ("; ".join(_collective(*item) for item in self.collectives.items()) or "none"),
@@ -109,10 +109,12 @@ class Compilation(NamedTuple):
 
 
 def compile_run(config: ConfigDict, topology: str) -> str:
-    """Compile the step of a run and its detector for a slice of TPUs, and report what they cost. Nothing is written.
+    """Compile the step of a run and its detector for chips that need not exist, and report what they cost.
+
+    Nothing is written.
 
     Raises:
-      ValueError: without the extra `tpu_compile`, for an unknown slice, and as `train`.
+      ValueError: without the extra `tpu_compile` or `gpu_compile`, for an unknown slice, and as `train`.
     """
     config = complete(config)
     devices = described_devices(topology)
@@ -132,16 +134,21 @@ def compile_step(config: ConfigDict, topology: str, num_classes: int, **options:
       options: of XLA's compiler.
 
     Raises:
-      ValueError: without the extra `tpu_compile`, for an unknown slice or a config that cannot be used.
+      ValueError: without the extra `tpu_compile` or `gpu_compile`, for an unknown slice or a wrong config.
     """
     config, devices = complete(config), described_devices(topology)
     check_batch_size(config, len(devices))
-    training = build_training(config, num_classes, devices)
-    data = config.data
-    batch = train_batch_shapes(batch_size=config.batch_size, canvas_size=data.canvas_size, max_boxes=data.max_boxes)
-    key = jax.eval_shape(lambda: training.key)
-    lowered = training.step.lower(training.shapes, shard(batch, len(devices)), key)
-    return _compiled("step", lowered, topology, len(devices), config.batch_size // len(devices), options)
+    images, data = config.batch_size // len(devices), config.data
+
+    def lower(devices: Sequence[Device]) -> Any:
+        training = build_training(config, num_classes, devices)
+        batch = train_batch_shapes(
+            batch_size=len(devices) * images, canvas_size=data.canvas_size, max_boxes=data.max_boxes
+        )
+        key = jax.eval_shape(lambda: training.key)
+        return training.step.lower(training.shapes, shard(batch, len(devices)), key)
+
+    return _compiled("step", lower, devices, topology, images, options)
 
 
 def compile_detector(config: ConfigDict, topology: str, num_classes: int, **options: Any) -> Compilation:
@@ -149,26 +156,39 @@ def compile_detector(config: ConfigDict, topology: str, num_classes: int, **opti
 
     The arguments are those of `compile_step`.
     """
-    config, devices = complete(config), described_devices(topology)
-    training = build_training(config, num_classes, devices)
-    images = config.eval.batch_size
-    batch = jax.ShapeDtypeStruct((images, *training.model.spec.input_sides, 3), "uint8")
-    detect = jax.jit(make_detect(training.model), in_shardings=SingleDeviceSharding(devices[0]))
-    lowered = detect.lower(variable_shapes(training.model), batch)
-    return _compiled("detector", lowered, topology, 1, images, options)
+    config, images = complete(config), config.eval.batch_size
+    model = build_model(config, num_classes)
+
+    def lower(devices: Sequence[Device]) -> Any:
+        detect = jax.jit(make_detect(model), in_shardings=SingleDeviceSharding(devices[0]))
+        batch = jax.ShapeDtypeStruct((images, *model.spec.input_sides, 3), "uint8")
+        return detect.lower(variable_shapes(model), batch)
+
+    return _compiled("detector", lower, described_devices(topology)[:1], topology, images, options)
 
 
 def _compiled(
-    program: str, lowered: Any, topology: str, chips: int, images: int, options: dict[str, Any]
+    program: str,
+    lower: Callable[[Sequence[Device]], Any],
+    devices: Sequence[Device],
+    topology: str,
+    images: int,
+    options: dict[str, Any],
 ) -> Compilation:
+    """Compile what `lower` lowers for the devices."""
+    if devices[0].platform == "gpu":
+        options = {"xla_gpu_autotune_level": 0, **options}  # nothing can be timed
+    lowered = lower(devices)
     start = time.perf_counter()
     compiled = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
-    counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    memory, counts = compiled.memory_analysis(), compiled.cost_analysis()
+    if not counts:  # of a program for a GPU: take the operations of the same program for a CPU
+        counts = {"flops": lower(this_cpu()).cost_analysis()["flops"], "bytes accessed": 0.0}
     return Compilation(
         program,
         topology,
-        chips,
+        len(devices),
         images,
         seconds,
         operations=counts["flops"],

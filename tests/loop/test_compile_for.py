@@ -1,6 +1,7 @@
 """Programs for TPUs that this machine does not have: figures by hand, errors of one line."""
 
 import importlib.util
+import sys
 
 import pytest
 import tiny
@@ -25,6 +26,7 @@ STEP = Compilation("step", "v5e:2x2", 4, 32, 1.0, 197e12, 5e9, 2_000_000_000, 6_
         ("v5e:1x1", 0),
         ("v5e:2x2", 2 * 3 / 4 * 1e9 / 100e9),  # one port of two on each axis: half of 200 GB/s
         ("v5e:16x16", 2 * 255 / 256 * 1e9 / 200e9),  # rings
+        ("h100:8", 2 * 7 / 8 * 1e9 / 450e9),
         ("v5p:2x2x1", 2 * 3 / 4 * 1e9 / 200e9),  # two ports of six: a third of 600 GB/s
     ],
 )
@@ -40,7 +42,7 @@ def test_a_step_takes_the_longer_of_arithmetic_and_traffic_and_then_its_collecti
 
 
 def test_the_chips_are_those_that_a_slice_may_name():
-    assert {"v4", "v5e", "v5p", "v6e"} == CHIPS.keys()
+    assert {"v4", "v5e", "v5p", "v6e", "h100"} == CHIPS.keys()
 
 
 def test_a_report_adds_up():
@@ -72,7 +74,7 @@ def error_of(config_file, topology):
     return str(raised.value)
 
 
-@pytest.mark.parametrize("topology", ["v5e", "h100:8", "v5e:2x"])
+@pytest.mark.parametrize("topology", ["v5e", "h100:9", "v5e:2x"])
 def test_what_is_no_slice_is_refused_in_one_line(config_file, topology, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     error = error_of(config_file, topology)
@@ -81,12 +83,16 @@ def test_what_is_no_slice_is_refused_in_one_line(config_file, topology, monkeypa
     assert f"got {topology!r}" in error
 
 
-@pytest.mark.skipif(has_libtpu, reason="the extra tpu_compile is installed")
-def test_without_the_extra_it_is_named(config_file, monkeypatch):
+@pytest.mark.parametrize(
+    ("topology", "library", "extra"),
+    [("v5e:2x2", "libtpu", "tpu_compile"), ("h100:8", "jax_cuda12_plugin", "gpu_compile")],
+)
+def test_without_the_extra_it_is_named(config_file, topology, library, extra, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    error = error_of(config_file, "v5e:2x2")
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    error = error_of(config_file, topology)
     assert "\n" not in error
-    assert "libtpu must be installed: pip install 'ssd_jax[tpu_compile]'" in error
+    assert f"{library} must be installed: pip install 'ssd_jax[{extra}]'" in error
 
 
 @pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install ssd_jax[tpu_compile]")
