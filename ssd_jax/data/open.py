@@ -17,6 +17,7 @@ from ssd_jax.data.random_cut import random_cut
 from ssd_jax.data.shapes import Shapes
 from ssd_jax.data.tfds import TFDS
 from ssd_jax.data.voc import VOCFolder
+from ssd_jax.sides import Side
 
 KINDS = ("auto", "voc_folder", "coco_json", "tfds", "shapes", *READERS)
 
@@ -34,7 +35,7 @@ def open_source(
     max_annotation_bytes: int = DEFAULTS.max_annotation_bytes,
     exif: Literal["auto", "turn", "ignore"] = DEFAULTS.exif,
     size_mismatch: Literal["warn", "error", "ignore"] = DEFAULTS.size_mismatch,
-    image_size: int = 96,
+    image_size: Side = 96,
 ) -> Source:
     """Open a dataset.
 
@@ -67,7 +68,7 @@ def open_source(
       max_annotation_bytes: see `ReadOptions`.
       exif: see `ReadOptions`.
       size_mismatch: see `ReadOptions`.
-      image_size: side of drawn images, in pixels.
+      image_size: side of drawn images, or (height, width), in pixels.
 
     Returns:
       the source; see `Source`.
@@ -119,7 +120,7 @@ def _open_tfds(split: str, root: str | Path, strict: bool, options: ReadOptions)
     return TFDS(name, part, data_dir=root or None, strict=strict, options=options)
 
 
-def _open_shapes(split: str, image_size: int) -> Shapes:
+def _open_shapes(split: str, image_size: Side) -> Shapes:
     name, _, length = split.partition(":")
     seeds = {"train": 0, "test": 1}
     if name not in seeds or not length.isdecimal():

@@ -5,6 +5,7 @@ import numpy as np
 
 from ssd_jax.box import xywh_to_corner
 from ssd_jax.data.example import Example, Source
+from ssd_jax.sides import Side, sides_of
 
 SUBPIXEL_BITS = 4  # cv2 draws at 1/16 of a pixel
 
@@ -43,7 +44,7 @@ class Shapes(Source):
         length: int,
         *,
         seed: int,
-        image_size: int = 96,
+        image_size: Side = 96,
         max_objects: int = 5,
         sizes: tuple[float, float] = (0.125, 0.6),
         empty: float = 0.05,
@@ -54,9 +55,9 @@ class Shapes(Source):
         Args:
           length: number of images.
           seed: of everything random; training and evaluation use different ones.
-          image_size: side of the images, pixels.
+          image_size: side of the images, or (height, width), pixels.
           max_objects: an image with shapes has from 1 to so many, each number equally often.
-          sizes: smallest and largest longer side of a shape, fractions of the image's side (log-uniform).
+          sizes: smallest and largest longer side of a shape, fractions of the image's shorter side (log-uniform).
           empty: probability of an image without shapes.
           min_visible: least part of a shape's pixels that can be seen.
 
@@ -65,12 +66,14 @@ class Shapes(Source):
         """
         if length < 1 or seed < 0:
             raise ValueError(f"length must be at least 1 and seed at least 0; got {length}, {seed}")
-        if image_size < 8:
+        self._sides = sides_of(image_size)
+        shorter = min(self._sides)
+        if shorter < 8:
             raise ValueError(f"image_size must be at least 8; got {image_size}")
-        if not 8 / image_size <= sizes[0] <= sizes[1] < 1:
+        if not 8 / shorter <= sizes[0] <= sizes[1] < 1:
             raise ValueError(
                 f"sizes must be two rising fractions of the image, at least 8 pixels and less than 1; got {sizes} of "
-                f"{image_size} pixels"
+                f"{shorter} pixels"
             )
         if not 1 <= max_objects <= 100:
             raise ValueError(f"max_objects must be from 1 to 100; got {max_objects}")
@@ -85,14 +88,15 @@ class Shapes(Source):
     def __getitem__(self, index: int) -> Example:
         index = range(self.length)[index]
         random = np.random.default_rng((self.seed, index))
-        image = _texture(random, self.image_size)
-        owner, kinds = self._draw(random, image)  # [S, S], [n]
+        height, width = self._sides
+        image = _texture(random, height, width)
+        owner, kinds = self._draw(random, image)  # [H, W], [n]
         boxes = [cv2.boundingRect((owner == k).view(np.uint8)) for k in range(1, len(kinds) + 1)]
         pixels = xywh_to_corner(np.array(boxes, np.float32).reshape(-1, 4))  # [n, 4]
         return Example(
             f"shapes-{self.seed}-{index}",
             image,
-            np.asarray(pixels) / np.float32(self.image_size),
+            np.asarray(pixels) / np.float32([width, height, width, height]),
             np.array(kinds, np.int32) + np.int32(1),
             np.zeros(len(kinds), bool),
         )
@@ -101,7 +105,7 @@ class Shapes(Source):
         """Draw shapes into `image`.
 
         Returns:
-          uint8 [S, S]: 0 where a pixel shows the ground, k where it shows the k-th shape; and the kinds of the n
+          uint8 [H, W]: 0 where a pixel shows the ground, k where it shows the k-th shape; and the kinds of the n
           shapes.
         """
         n = 0 if random.random() < self.empty else int(random.integers(1, self.max_objects + 1))
@@ -123,25 +127,26 @@ class Shapes(Source):
 
     def _place(self, outline: np.ndarray, size: float, turn: float, x: float, y: float) -> np.ndarray:
         """Return the outline in 1/16 pixels, int32 [n, 2]; all four numbers are from 0 to 1."""
+        height, width = self._sides
         smallest, largest = self.sizes
         angle = np.pi / 12 * (2 * turn - 1)
         points = outline @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         points -= points.min(axis=0)
-        points *= self.image_size * smallest * (largest / smallest) ** size / points.max()
-        room = self.image_size - 1 - points.max(axis=0)  # [2]
+        points *= min(height, width) * smallest * (largest / smallest) ** size / points.max()
+        room = np.array([width, height]) - 1 - points.max(axis=0)  # [2]
         return np.rint((points + room * (x, y)) * 2**SUBPIXEL_BITS).astype(np.int32)
 
 
-def _texture(random: np.random.Generator, size: int) -> np.ndarray:
-    """Draw a muted ground, uint8 [size, size, 3]: coarse blotches, thin lines, fine noise."""
+def _texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Draw a muted ground, uint8 [height, width, 3]: coarse blotches, thin lines, fine noise."""
     cells = int(random.integers(2, 9))
     grey = random.integers(60, 170)
     blotches = grey + random.integers(-30, 31, (cells, cells, 1)) + random.integers(-15, 16, (cells, cells, 3))
-    image = cv2.resize(blotches.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR)
-    for ends in random.integers(0, size, (int(random.integers(0, 5)), 4)).tolist():
+    image = cv2.resize(blotches.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+    for ends in random.integers(0, max(height, width), (int(random.integers(0, 5)), 4)).tolist():
         level = int(np.clip(grey + random.integers(-50, 51), 20, 220))
         cv2.line(image, ends[:2], ends[2:], (level, level, level), 1, cv2.LINE_AA)
-    noise = random.integers(0, 2 ** int(random.integers(1, 6)), (size, size, 3), np.uint8)
+    noise = random.integers(0, 2 ** int(random.integers(1, 6)), image.shape, np.uint8)
     return cv2.add(image, noise)
 
 

@@ -105,6 +105,19 @@ def test_shapes_of_one_image_differ_in_colour():
         assert len(set(colours)) == len(colours)
 
 
+def test_wide_images():
+    source = Shapes(200, seed=7, image_size=(45, 80), max_objects=1, empty=0, sizes=(0.2, 0.9))
+    widths = []
+    for e in (source[i] for i in range(len(source))):
+        assert e.image.shape == (45, 80, 3)
+        vivid = np.ptp(e.image.astype(int), axis=2) > 100
+        np.testing.assert_allclose(e.boxes[0] * (80, 45, 80, 45), extent(vivid), atol=1.01)
+        widths.append((e.boxes[0, 2] - e.boxes[0, 0]) * 80)
+    boxes = np.concatenate([source[i].boxes for i in range(len(source))])
+    assert boxes[:, 0].min() < 0.05 and boxes[:, 2].max() > 0.95
+    assert np.max(widths) < 0.9 * 45 + 1.5  # a shape is as long as a part of the shorter side
+
+
 def test_through_batches():
     source = Shapes(20, seed=0)
     options = dict(batch_size=8, canvas_size=96, max_boxes=source.max_objects, seed=0)
@@ -122,6 +135,7 @@ def test_through_batches():
         (dict(length=0), "length must be at least 1 and seed at least 0; got 0, 0"),
         (dict(seed=-1), "got 9, -1"),
         (dict(image_size=0), "image_size must be at least 8; got 0"),
+        (dict(image_size=(96, 7)), r"image_size must be at least 8; got \(96, 7\)"),
         (dict(sizes=(0.05, 0.5)), r"at least 8 pixels and less than 1; got \(0.05, 0.5\) of 96 pixels"),
         (dict(sizes=(0.5, 0.2)), r"two rising fractions of the image.*got \(0.5, 0.2\)"),
         (dict(sizes=(0.5, 1.0)), r"got \(0.5, 1.0\)"),
