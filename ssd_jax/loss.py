@@ -1,11 +1,16 @@
-"""The training objective of SSD: sums and counts of one image (SSD, section 2.2, eq. 1-3; Caffe's MultiBoxLoss)."""
+"""Training objectives: sums and counts of one image.
+
+SSD's is from its section 2.2, eq. 1-3, and Caffe's MultiBoxLoss; RetinaNet's from arXiv:1708.02002, section 3.
+"""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.box import BACKGROUND
+from ssd_jax.box import BACKGROUND, IGNORED, assign
 from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 
@@ -82,20 +87,105 @@ def multibox_loss(
       loc_sum float32, smooth L1 over the positives; conf_sum float32, softmax cross-entropy over the positives and
       the chosen negatives; n_positive int32. All are 0 for an image without positives.
     """
-    check_shape("offsets", offsets, "P", 4)
-    check_shape("logits", logits, len(offsets), "C")
-    check_shape("target_offsets", target_offsets, *offsets.shape)
-    check_shape("target_labels", target_labels, len(offsets))
-    _, offsets, logits, target_offsets = widen(jnp.asarray(offsets), logits, target_offsets, infinite_to_nan=True)
-    target_labels = jnp.asarray(target_labels)
+    offsets, logits, target_offsets, target_labels = _checked(offsets, logits, target_offsets, target_labels)
     positive = target_labels > BACKGROUND  # [P]
     error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
     entropy = cross_entropy(logits, target_labels)  # [P]
     chosen = positive | hard_negatives(entropy, positive, negative_ratio)
-    # A prior with a prediction that is not finite always counts, so that no divergence is masked.
-    loc_sum = jnp.sum(jnp.where(positive | jnp.isnan(error), error, 0))
-    conf_sum = jnp.sum(jnp.where(chosen | jnp.isnan(entropy), entropy, 0))
-    return loc_sum, conf_sum, jnp.sum(positive, dtype=jnp.int32)
+    return _sum_of(error, positive), _sum_of(entropy, chosen), jnp.sum(positive, dtype=jnp.int32)
+
+
+@jax.jit
+def focal_loss(
+    logits: Real[Array, "P C"], labels: Int[Array, "P"], *, alpha: Scalar = 0.25, gamma: Scalar = 2.0
+) -> Float[Array, "P"]:
+    """Sum the focal loss -a (1 - p)^gamma log(p) over the classes of each prior (arXiv:1708.02002, eq. 5).
+
+    Each class is a question of its own, with the probability sigmoid(logit); p is the probability of the right
+    answer, and a is `alpha` where it is yes, 1 - `alpha` where it is no. The right answer of the background's column
+    is always no, as in torchvision, so that its score vanishes.
+
+    Args:
+      logits: [P, C].
+      labels: [P] in [0, C), or -1 (`IGNORED`), which costs nothing; any other label gives NaN.
+      alpha: weight of the right class, in [0, 1].
+      gamma: at least 0; how much less easy answers count. 0 gives the cross-entropy, balanced by alpha.
+
+    Returns:
+      [P].
+    """
+    check_shape("logits", logits, "P", "C")
+    check_shape("labels", labels, len(logits))
+    _, logits, alpha, gamma = widen(jnp.asarray(logits), scalars=(alpha, gamma), infinite_to_nan=True)
+    labels = jnp.asarray(labels)
+    column = jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
+    is_label = (labels[:, None] == column) & (column > BACKGROUND)  # [P, C]
+    right = jnp.where(is_label, logits, -logits)  # log(p / (1 - p)); so 1 - p = exp(-softplus(right))
+    weight = jnp.where(is_label, alpha, 1 - alpha)
+    loss = weight * jnp.exp(-gamma * jax.nn.softplus(right)) * jax.nn.softplus(-right)
+    loss = jnp.sum(loss, axis=1)
+    known = (labels >= IGNORED) & (labels < logits.shape[1])
+    return jnp.where(known, jnp.where((labels == IGNORED) & ~jnp.isnan(loss), 0, loss), jnp.nan)
+
+
+@jax.jit
+def retina_loss(
+    offsets: Real[Array, "P 4"],
+    logits: Real[Array, "P C"],
+    target_offsets: Real[Array, "P 4"],
+    target_labels: Int[Array, "P"],
+    *,
+    alpha: Scalar = 0.25,
+    gamma: Scalar = 2.0,
+) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
+    """Compute the sums of RetinaNet's losses for one image, in the way of `multibox_loss`.
+
+    Args:
+      offsets: as in `multibox_loss`.
+      logits: predicted class scores [P, C] before the sigmoid.
+      target_offsets: as in `multibox_loss`.
+      target_labels: as in `focal_loss`.
+      alpha: as in `focal_loss`.
+      gamma: as in `focal_loss`.
+
+    Returns:
+      loc_sum float32, smooth L1 over the positives; conf_sum float32, the focal loss over all priors that are not
+      ignored; n_positive int32.
+    """
+    offsets, logits, target_offsets, target_labels = _checked(offsets, logits, target_offsets, target_labels)
+    positive = target_labels > BACKGROUND  # [P]
+    error = jnp.sum(smooth_l1(offsets - target_offsets), axis=1)  # [P]
+    focal = focal_loss(logits, target_labels, alpha=alpha, gamma=gamma)  # [P]
+    return _sum_of(error, positive), jnp.sum(focal), jnp.sum(positive, dtype=jnp.int32)
+
+
+class Objective(NamedTuple):
+    """How a network is trained: `assign` makes its targets, `loss` compares its predictions with them."""
+
+    assign: Callable[..., tuple[jax.Array, jax.Array]]
+    loss: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+# By how a network's logits become scores. RetinaNet ignores priors whose IoU is between 0.4 and 0.5.
+OBJECTIVES = {
+    "softmax": Objective(assign, multibox_loss),
+    "sigmoid": Objective(partial(assign, ignore_threshold=0.4), retina_loss),
+}
+
+
+def _checked(offsets: Any, logits: Any, target_offsets: Any, target_labels: Any) -> tuple[jax.Array, ...]:
+    """Check the shapes of predictions and targets, and return them in float32; what is infinite becomes NaN."""
+    check_shape("offsets", offsets, "P", 4)
+    check_shape("logits", logits, len(offsets), "C")
+    check_shape("target_offsets", target_offsets, *offsets.shape)
+    check_shape("target_labels", target_labels, len(offsets))
+    _, *floats = widen(jnp.asarray(offsets), logits, target_offsets, infinite_to_nan=True)
+    return *floats, jnp.asarray(target_labels)
+
+
+def _sum_of(values: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Sum the chosen values [P]. One that is not a number always counts, so that no divergence is masked."""
+    return jnp.sum(jnp.where(chosen | jnp.isnan(values), values, 0))
 
 
 @jax.custom_jvp

@@ -6,7 +6,8 @@ Conventions of the whole library:
   centers are `[cx, cy, w, h]` in the same unit.
 * priors are centers, shape `[P, 4]`, in the order feature map, row, column, shape; the network's heads have the same
   order.
-* label 0 is background (`BACKGROUND`), object classes are 1..C-1; a padding row of ground truth has label 0.
+* label 0 is background (`BACKGROUND`), object classes are 1..C-1; a padding row of ground truth has label 0. A prior
+  that counts neither as an object nor as background has label -1 (`IGNORED`).
 * images are RGB, `[B, H, W, 3]`; the network takes `pixel - (123, 117, 104)`.
 * axis letters: B images, P priors, G ground-truth slots, C classes, K candidates, D detections. Sizes are
   (height, width).
@@ -46,6 +47,7 @@ from ssd_jax.box.geometry import (
 )
 from ssd_jax.box.matching import (
     BACKGROUND,
+    IGNORED,
     assign,
     match,
 )
@@ -71,10 +73,12 @@ from ssd_jax.box.priors import (
     PriorSpec,
     linear_spec,
     make_priors,
+    retina_spec,
 )
 
 __all__ = [
     "BACKGROUND",
+    "IGNORED",
     "SSD300_COCO",
     "SSD300_VOC",
     "SSD320_COCO",
@@ -119,6 +123,7 @@ __all__ = [
     "paired_generalized_iou",
     "paired_intersection_over_foreground",
     "paired_iou",
+    "retina_spec",
     "soft_nms",
     "to_pixels",
     "xywh_to_corner",

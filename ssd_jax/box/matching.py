@@ -11,6 +11,7 @@ from ssd_jax.box.geometry import center_to_corner, iou
 from ssd_jax.box.numerics import Array, Bool, Float, Int, Real, Scalar, check_shape, varying_as, widen
 
 BACKGROUND = 0
+IGNORED = -1  # the label of a prior that is neither an object nor background
 
 # Caffe's bipartite step takes no pair whose overlap does not exceed this.
 NO_OVERLAP = 1e-6
@@ -25,6 +26,7 @@ def match(
     priors: Real[Array, "P 4"],
     *,
     threshold: Scalar = 0.5,
+    ignore_threshold: Scalar | None = None,
 ) -> Int[Array, "P"]:
     """Match each prior to a ground truth or to none.
 
@@ -38,9 +40,10 @@ def match(
       gt_valid: which rows of it are no padding [G].
       priors: centers [P, 4].
       threshold: smallest IoU of a match in the second step.
+      ignore_threshold: a prior without a match is ignored if its largest IoU is at least this; None ignores none.
 
     Returns:
-      Index [P] int32 of each prior's ground truth, -1 for none.
+      Index [P] int32 of each prior's ground truth, -1 for none, -2 where the prior is ignored.
     """
     check_shape("gt_corners", gt_corners, "G", 4)
     check_shape("gt_valid", gt_valid, len(gt_corners))
@@ -54,7 +57,10 @@ def match(
     # A GPU may compute the overlaps again for each use and round them in two ways: then none would equal the maximum.
     overlap = jax.lax.optimization_barrier(overlap)
     largest, best = _max_and_place(overlap, axis=0)  # [P], [P]
-    index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, -1)
+    none = jnp.asarray(-1, jnp.int32)
+    if ignore_threshold is not None:
+        none = jnp.where(largest >= jnp.maximum(ignore_threshold, NO_OVERLAP), -2, none)
+    index = jnp.where(largest >= jnp.maximum(threshold, NO_OVERLAP), best, none)
     own = _bipartite(overlap)  # [G]
     return index.at[own].set(jnp.arange(len(own), dtype=jnp.int32), mode="drop")
 
@@ -66,6 +72,7 @@ def assign(
     priors: Real[Array, "P 4"],
     *,
     threshold: Scalar = 0.5,
+    ignore_threshold: Scalar | None = None,
     variances: Sequence[Scalar] = VARIANCES,
 ) -> tuple[Float[Array, "P 4"], Int[Array, "P"]]:
     """Make the training targets of one image.
@@ -75,20 +82,23 @@ def assign(
       gt_labels: its labels [G]; rows with label 0 are padding.
       priors: centers [P, 4].
       threshold: smallest IoU of a match, see `match`.
+      ignore_threshold: smallest IoU of a prior that is ignored, see `match`.
       variances: scales of the offsets, see `encode`.
 
     Returns:
       Offsets [P, 4] and labels [P] int32 of the ground truth that each prior is matched to; both are 0 where it is
-      matched to none.
+      matched to none, and the label is -1 (`IGNORED`) where the prior is ignored.
     """
     check_shape("gt_labels", gt_labels, len(gt_corners))
     gt_corners, gt_labels = jnp.asarray(gt_corners), jnp.asarray(gt_labels)
     if len(gt_corners) == 0:  # one row of padding, so that the gathers below have a row to take
         gt_corners, gt_labels = jnp.zeros((1, 4), priors.dtype), jnp.full(1, BACKGROUND, gt_labels.dtype)
-    index = match(gt_corners, gt_labels > BACKGROUND, priors, threshold=threshold)  # [P]
-    matched = index >= 0
-    offsets = encode(gt_corners[index], priors, variances=variances)
-    labels = jnp.where(matched, gt_labels[index], BACKGROUND)
+    index = match(
+        gt_corners, gt_labels > BACKGROUND, priors, threshold=threshold, ignore_threshold=ignore_threshold
+    )  # [P]
+    matched, row = index >= 0, jnp.maximum(index, 0)
+    offsets = encode(gt_corners[row], priors, variances=variances)
+    labels = jnp.where(matched, gt_labels[row], jnp.where(index == -2, IGNORED, BACKGROUND))
     return jnp.where(matched[:, None], offsets, 0), labels.astype(jnp.int32)
 
 

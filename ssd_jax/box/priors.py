@@ -163,6 +163,39 @@ def linear_spec(
     )
 
 
+def retina_spec(image_size: Side, *, smallest: float = 32, maps: int = 5) -> PriorSpec:
+    """Make the spec of RetinaNet (arXiv:1708.02002, section 4): nine boxes a cell, of three sizes and three shapes.
+
+    As in torchvision, sizes are rounded down to whole pixels and sides to even ones, and centres lie at the first
+    pixel of a cell, which is the centre of its receptive field.
+
+    Args:
+      image_size: side of the input, or (height, width), pixels.
+      smallest: side of the smallest square of the finest map, pixels; each next map's are twice as large.
+      maps: number of maps: of strides 8, 16, 32, ...
+
+    Returns:
+      The spec; a cell's boxes are wide, square and tall, of rising size each.
+    """
+    steps = tuple(8 * 2**k for k in range(maps))
+    sides = sides_of(_tuples(image_size))
+    shapes = []
+    for k in range(maps):
+        sizes = [int(smallest * 2 ** (k + third / 3)) for third in range(3)]
+        shapes.append([(_even(s / root), _even(s * root)) for root in map(math.sqrt, (0.5, 1, 2)) for s in sizes])
+    return PriorSpec(
+        image_size=image_size,
+        grids=tuple(tuple(-(-side // step) for side in sides) for step in steps),
+        steps=steps,
+        offset=0.0,
+        shapes=tuple(map(tuple, shapes)),
+    )
+
+
+def _even(side: float) -> int:
+    return 2 * round(side / 2)
+
+
 def make_priors(spec: PriorSpec) -> Float[np.ndarray, "P 4"]:
     """Make the priors [P, 4] float32, centers, fractions of the image's sides.
 

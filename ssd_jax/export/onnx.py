@@ -74,7 +74,7 @@ def onnx_model(detector: Detector, *, nms: bool, batch_size: int | None, precisi
     images = Value(lambda: "images", (batch, *sides, 3), np.dtype(np.uint8))
     variables = jax.tree.map(np.asarray, jax.device_get(detector.variables))
     boxes, logits = (value.name for value in Lowering(graph)(decoded_outputs(model), variables, images))
-    scores = graph.add("Softmax", logits, axis=2)
+    scores = graph.add("Softmax", logits, axis=2) if model.scores == "softmax" else graph.add("Sigmoid", logits)
 
     priors, classes = len(make_priors(model.spec)), model.num_classes
     described: dict[str, tuple[str, Any, tuple[int | str, ...]]]

@@ -19,7 +19,7 @@ class Detections(_Arrays):
 
     Attributes:
       boxes: [n, 4] float32 corners in pixels, inside the image.
-      scores: [n] float32, softmax probabilities.
+      scores: [n] float32, probabilities.
       labels: [n] int32, 1..C-1; class_names[label - 1] is the name.
       class_names: of labels 1, 2, ...; a detector fills it in.
     """

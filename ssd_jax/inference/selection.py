@@ -14,6 +14,10 @@ from ssd_jax.model import SSD, preprocess
 Selected = tuple[jax.Array, jax.Array, jax.Array]  # corners [..., D, 4], scores [..., D], labels [..., D]
 
 
+# From logits [P, C] to scores [P, C], of which the background's column is not used.
+PROBABILITIES: dict[str, Callable[[jax.Array], jax.Array]] = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
+
+
 class SelectOptions(TypedDict, total=False):
     """The options of `select`."""
 
@@ -28,6 +32,7 @@ def select(
     logits: jax.Array,
     priors: jax.Array,
     *,
+    scores: str = "softmax",
     score_threshold: float = 0.01,
     max_candidates: int = 400,
     iou_threshold: float = 0.45,
@@ -39,7 +44,8 @@ def select(
       offsets: [P, 4] of the model.
       logits: [P, C] of the model.
       priors: centers [P, 4].
-      score_threshold: softmax scores must exceed it, in [0, 1].
+      scores: how logits become scores, as `SSD.scores`.
+      score_threshold: scores must exceed it, in [0, 1].
       max_candidates: the best priors of each class that are considered.
       iou_threshold: a candidate that overlaps a better one of its class by more is suppressed, in [0, 1].
       max_detections: D, the best over all classes that remain.
@@ -48,15 +54,15 @@ def select(
       corners [D, 4] in fractions, scores [D] and labels [D], best first; unused rows are zero, with label 0.
     """
     boxes = decode(offsets, priors, variances=VARIANCES)
-    boxes, scores, labels = multiclass_nms(
+    boxes, best, labels = multiclass_nms(
         boxes,
-        jax.nn.softmax(logits),
+        PROBABILITIES[scores](logits),
         score_threshold=score_threshold,
         max_candidates=max_candidates,
         iou_threshold=iou_threshold,
         max_detections=max_detections,
     )
-    return clip(boxes), scores, labels
+    return clip(boxes), best, labels
 
 
 def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[VariableDict, jax.Array], Selected]:
@@ -72,7 +78,7 @@ def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[Varia
       ValueError: for an option that does not exist or has a wrong value.
     """
     _check(options)
-    select_one = partial(select, priors=make_priors(model.spec), **options)
+    select_one = partial(select, priors=make_priors(model.spec), scores=model.scores, **options)
 
     def detect(variables: VariableDict, images: jax.Array) -> Selected:
         offsets, logits = model.apply(variables, preprocess(images))

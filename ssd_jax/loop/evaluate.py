@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssd_jax.box import assign, make_priors, to_pixels
+from ssd_jax.box import make_priors, to_pixels
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import Example, Source, coco_truth, eval_batches
 from ssd_jax.files import write_json
@@ -19,7 +19,7 @@ from ssd_jax.loop.build import NO_OBJECT, open_split
 from ssd_jax.loop.meter import refuse_many
 from ssd_jax.loop.progress import shown
 from ssd_jax.loop.workdir import load_config, split_name
-from ssd_jax.loss import multibox_loss
+from ssd_jax.loss import OBJECTIVES
 from ssd_jax.metrics import COCO_IOU_THRESHOLDS, COCOMetric, COCOTruth, VOCMetric, best_f1, precision_recall_at
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD, preprocess
@@ -203,13 +203,13 @@ def make_detect_and_loss(model: SSD) -> Callable[[PyTree, Mapping[str, jax.Array
     """Build a function of variables and a batch of `eval_batches` that detects and computes the loss in one pass.
 
     It returns corners [B, D, 4], scores [B, D] and labels [B, D], as `make_detect`, and [B, 2]: the sum of the losses
-    of `multibox_loss` of each image and its positive priors.
+    of each image and its positive priors.
     """
-    priors = jnp.asarray(make_priors(model.spec))
+    priors, objective = jnp.asarray(make_priors(model.spec)), OBJECTIVES[model.scores]
 
     def of_image(offsets: jax.Array, logits: jax.Array, boxes: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        loc, conf, positives = multibox_loss(offsets, logits, *assign(boxes, labels, priors))
-        return *select(offsets, logits, priors), jnp.stack([loc + conf, positives.astype(loc.dtype)])
+        loc, conf, positives = objective.loss(offsets, logits, *objective.assign(boxes, labels, priors))
+        return *select(offsets, logits, priors, scores=model.scores), jnp.stack([loc + conf, positives.astype(loc.dtype)])
 
     def detect_and_loss(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
         offsets, logits = model.apply(variables, preprocess(arrays["images"]))

@@ -14,6 +14,7 @@ from ssd_jax.box import (
     SSD513_COCO,
     SSD513_VOC,
     SSDLITE320_COCO,
+    retina_spec,
 )
 from ssd_jax.model.ssd import SSD
 
@@ -46,6 +47,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "ssd513": {"specs": OF_513, **RESIDUAL},
     "dssd321": {"specs": OF_321, **RESIDUAL, "deconvolution": True},
     "dssd513": {"specs": OF_513, **RESIDUAL, "deconvolution": True},
+    "retinanet_resnet50": {
+        "specs": dict.fromkeys(("voc", "coco"), retina_spec(640)),
+        "backbone": "resnet50_whole",
+        "norm": "batch",
+        "extras": "fpn",
+        "heads": "shared",
+        "head_init": "normal",
+        "scores": "sigmoid",
+    },
     "ssd320_efficientnet_lite0": {"specs": OF_320, "backbone": "efficientnet_lite0", **LIGHT},
     "ssd320_efficientnet_lite1": {"specs": OF_320, "backbone": "efficientnet_lite1", **LIGHT},
     "ssd320_efficientnet_lite2": {"specs": OF_320, "backbone": "efficientnet_lite2", **LIGHT},

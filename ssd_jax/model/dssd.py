@@ -49,6 +49,7 @@ class ResidualHead(nn.Module):
       features: channels inside the block.
       inner: channels of a 3x3 convolution before each prediction; 0 for none. The released script of DSSD513 for COCO
         has it, the paper has not.
+      conf_bias: where the biases of the logits start.
     """
 
     block: Callable[..., nn.Module]
@@ -59,17 +60,18 @@ class ResidualHead(nn.Module):
     kernel_init: str = "xavier"
     features: int = FEATURES
     inner: int = 0
+    conf_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Predict offsets [B, H * W * per_cell, 4] and logits [B, H * W * per_cell, C] from `x` [B, H, W, F]."""
         x = Bottleneck(self.block, scaled(self.features, self.width), project=True, name="block")(x, train=train)
         predictions = []
-        for name, values in (("loc", 4), ("conf", self.num_classes)):
+        for name, values, bias in (("loc", 4, 0.0), ("conf", self.num_classes, self.conf_bias)):
             y = x
             if self.inner:
                 y = self.block(scaled(self.inner, self.width), name=f"{name}_inner")(x, train=train)
-            head = Head(self.per_cell, values, self.kernel_init, kernel=self.kernel, name=name)
+            head = Head(self.per_cell, values, self.kernel_init, kernel=self.kernel, bias=bias, name=name)
             predictions.append(head(y))
         offsets, logits = predictions
         return offsets, logits

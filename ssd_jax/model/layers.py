@@ -111,6 +111,7 @@ class PointwiseConv(nn.Module):
       kernel_init: a name of `INITS`.
       dtype: the type in which it computes; parameters are float32.
       portable: compute by a convolution.
+      bias: where the biases start.
     """
 
     features: int
@@ -118,6 +119,7 @@ class PointwiseConv(nn.Module):
     kernel_init: str = "xavier"
     dtype: str = "float32"
     portable: bool = False
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -131,7 +133,7 @@ class PointwiseConv(nn.Module):
             y = (x.reshape(-1, channels) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return y
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,), jnp.float32)
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
@@ -223,12 +225,14 @@ class Head(nn.Module):
       values: 4 for offsets, the number of classes for logits.
       kernel_init: a name of `INITS`.
       kernel: side of the kernel, pixels.
+      bias: where the biases start.
     """
 
     per_cell: int
     values: int
     kernel_init: str = "xavier"
     kernel: int = 3
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -238,6 +242,7 @@ class Head(nn.Module):
             (self.kernel, self.kernel),
             padding=self.kernel // 2,
             kernel_init=INITS[self.kernel_init],
+            bias_init=nn.initializers.constant(self.bias),
             name="conv",
         )
         return conv(x.astype(jnp.float32)).reshape(x.shape[0], -1, self.values)
@@ -254,6 +259,7 @@ class LightHead(nn.Module):
       values: 4 for offsets, the number of classes for logits.
       kernel_init: a name of `INITS`.
       portable: as in `PointwiseConv`.
+      bias: where the biases start.
     """
 
     block: Callable[..., nn.Module]
@@ -261,6 +267,7 @@ class LightHead(nn.Module):
     values: int
     kernel_init: str = "xavier"
     portable: bool = False
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -268,7 +275,9 @@ class LightHead(nn.Module):
         depthwise = self.block(None, activation="relu6", kernel_init=self.kernel_init, name="depthwise")
         x = depthwise(x.astype(jnp.float32), train=train)
         features = self.per_cell * self.values
-        conv = PointwiseConv(features, kernel_init=self.kernel_init, portable=self.portable, name="conv")
+        conv = PointwiseConv(
+            features, kernel_init=self.kernel_init, portable=self.portable, bias=self.bias, name="conv"
+        )
         return conv(x).reshape(x.shape[0], -1, self.values)
 
 

@@ -1,6 +1,7 @@
 """SSD: a backbone, extra layers that make smaller maps, and a head on each map (paper, figure 2)."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ssd_jax.model.backbones.mobilenet import MobileNetV3Large
 from ssd_jax.model.backbones.resnet import ResNet50, ResNet101
 from ssd_jax.model.backbones.vgg import VGG16
 from ssd_jax.model.dssd import FEATURES, Deconvolution, ResidualExtra, ResidualHead, decode_maps
+from ssd_jax.model.fpn import FPN, Tower
 from ssd_jax.model.layers import INITS, ConvBlock, Head, L2Norm, LightHead, is_named, scaled
 from ssd_jax.preprocess import INPUT_SCALINGS, MEAN_COLOUR
 
@@ -26,6 +28,11 @@ NORMS = (None, "batch")
 NOT_DESCRIBED = ("parent", "name", "axis_name", "portable")
 DTYPES = ("float32", "bfloat16")
 KINDS = ("paper", "light", "residual")  # of the extra layers and the heads
+EXTRA_KINDS, HEAD_KINDS = (*KINDS, "fpn"), (*KINDS, "shared")
+NEED_NORM = ("light", "residual")
+# How logits become scores; and where the biases of the logits start: with sigmoids, at a probability of 0.01, so that
+# the many priors without an object do not outweigh the others (RetinaNet, section 3.3).
+SCORES = {"softmax": 0.0, "sigmoid": -math.log((1 - 0.01) / 0.01)}
 
 
 class Extra(NamedTuple):
@@ -94,6 +101,13 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
     return ResNet50(block, model.width, name="trunk")(images, train=train)
 
 
+def resnet50_whole(
+    model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
+) -> list[jax.Array]:
+    """Return the maps of ResNet-50 of strides 8, 16 and 32."""
+    return ResNet50(block, model.width, whole=True, name="trunk")(images, train=train)
+
+
 def resnet101(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
     """Return the maps of ResNet-101 of strides 8 and 16."""
     return ResNet101(block, model.width, name="trunk")(images, train=train)
@@ -130,6 +144,7 @@ BACKBONES = {
     "vgg16": Backbone(vgg16),
     # Its own first layer shifts the pixels, and its importer scales the kernel.
     "resnet50": Backbone(resnet50, needs_norm=True),
+    "resnet50_whole": Backbone(resnet50_whole, needs_norm=True),
     "resnet101": Backbone(resnet101, needs_norm=True, norm_epsilon=1e-3, norm_momentum=0.999),
     "efficientnet_lite0": EFFICIENTNET_LITE,
     "efficientnet_lite1": EFFICIENTNET_LITE,
@@ -159,13 +174,17 @@ class SSD(nn.Module):
       dtype: "float32" or "bfloat16": the type in which the backbone and the extra layers compute. Parameters and
         heads stay float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics; None for one device.
-      extras: "paper"; "light": extra layers with a depthwise convolution, as in SSDLite; "residual": those of SSD321.
-        The last two need norm="batch".
+      extras: "paper"; "light": extra layers with a depthwise convolution, as in SSDLite; "residual": those of SSD321;
+        "fpn": RetinaNet's feature pyramid, which replaces the backbone's maps too. "light" and "residual" need
+        norm="batch".
       heads: "paper"; "light": heads with a depthwise convolution, as in SSDLite; "residual": SSD321's prediction
-        modules. The last two need norm="batch".
+        modules; "shared": RetinaNet's subnets, the same for all maps, which then must have as many priors a cell.
+        "light" and "residual" need norm="batch".
       head_features: channels inside the residual block of each map's prediction module; () for the paper's 256.
       head_inner: channels of a 3x3 convolution before each prediction of a prediction module; 0 for none, as in the
         paper.
+      scores: how logits become scores: "softmax", for the MultiBox loss; or "sigmoid", each class by itself, for the
+        focal loss. The background's column then means nothing.
       deconvolution: whether DSSD's deconvolution modules make the maps of the heads, which needs norm="batch".
       input_scaling: what the backbone is fed, a name of `INPUT_SCALINGS`; None for what its published weights want.
         The model converts the images itself.
@@ -196,6 +215,7 @@ class SSD(nn.Module):
     deconvolution: bool = False
     head_features: tuple[int, ...] = ()
     head_inner: int = 0
+    scores: str = "softmax"
 
     def __post_init__(self) -> None:
         """Check the options, so that a wrong one fails before any array is made."""
@@ -208,16 +228,17 @@ class SSD(nn.Module):
             ("kernel_init", self.kernel_init, tuple(INITS)),
             ("head_init", self.head_init, tuple(INITS)),
             ("dtype", self.dtype, DTYPES),
-            ("extras", self.extras, KINDS),
-            ("heads", self.heads, KINDS),
+            ("extras", self.extras, EXTRA_KINDS),
+            ("heads", self.heads, HEAD_KINDS),
+            ("scores", self.scores, tuple(SCORES)),
             ("input_scaling", self.input_scaling, (None, *INPUT_SCALINGS)),
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
         needs_norm = {
             f"backbone {self.backbone}": BACKBONES[self.backbone].needs_norm,
-            f"{self.extras} extras": self.extras != "paper",
-            f"{self.heads} heads": self.heads != "paper",
+            f"{self.extras} extras": self.extras in NEED_NORM,
+            f"{self.heads} heads": self.heads in NEED_NORM,
             "deconvolution": self.deconvolution,
         }
         for what, needed in needs_norm.items():
@@ -234,6 +255,10 @@ class SSD(nn.Module):
             )
         if self.head_inner < 0:
             raise ValueError(f"head_inner must be at least 0; got {self.head_inner}")
+        if self.heads == "shared" and len(set(self.spec.per_cell)) > 1:
+            raise ValueError(
+                f"spec must have as many priors a cell on all maps with shared heads; got {self.spec.per_cell}"
+            )
         if not self.width > 0:
             raise ValueError(f"width must be above 0; got {self.width}")
 
@@ -264,7 +289,12 @@ class SSD(nn.Module):
             portable=self.portable,
         )
         maps = backbone.maps(self, block, _fed(images, self.input_scaling or backbone.input_scaling), train)
-        add = {"paper": self._paper_extras, "light": self._light_extras, "residual": self._residual_extras}
+        add = {
+            "paper": self._paper_extras,
+            "light": self._light_extras,
+            "residual": self._residual_extras,
+            "fpn": self._pyramid,
+        }
         maps = add[self.extras](block, maps, train)
         sides = tuple(m.shape[1:3] for m in maps)
         if sides != self.spec.map_sides:
@@ -274,8 +304,11 @@ class SSD(nn.Module):
             maps = decode_maps(
                 lambda k: Deconvolution(block, self.width, self.dtype, name=f"deconv{k}"), maps, train=train
             )
-        heads = zip(maps, self.spec.per_cell, strict=True)
-        predicted = [self._predict(block, k, x, per_cell, train) for k, (x, per_cell) in enumerate(heads)]
+        if self.heads == "shared":
+            predicted = self._predict_all(block, maps, train)
+        else:
+            heads = zip(maps, self.spec.per_cell, strict=True)
+            predicted = [self._predict(block, k, x, per_cell, train) for k, (x, per_cell) in enumerate(heads)]
         offsets, logits = (jnp.concatenate(parts, axis=1) for parts in zip(*predicted, strict=True))
         self._check_freeze_norm()
         return offsets, logits  # [B, P, 4], [B, P, C]
@@ -315,10 +348,28 @@ class SSD(nn.Module):
             maps = [*maps, ResidualExtra(block, self.width, name=f"res{number}")(maps[-1], train=train)]
         return maps
 
+    def _pyramid(self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool) -> list[jax.Array]:
+        """Make the maps of a feature pyramid."""
+        return FPN(block, len(self.spec.grids), self.width, name="fpn")(maps, train=train)
+
+    def _predict_all(
+        self, block: Callable[..., nn.Module], maps: list[jax.Array], train: bool
+    ) -> list[tuple[jax.Array, ...]]:
+        """Return offsets [B, n, 4] and logits [B, n, C] of the n priors of each map, by the same layers."""
+        values = {"loc": (4, 0.0), "conf": (self.num_classes, SCORES[self.scores])}
+        towers = [Tower(block, self.head_init, self.width, name=f"{name}_tower") for name in values]
+        heads = [
+            Head(self.spec.per_cell[0], n, self.head_init, bias=bias, name=name) for name, (n, bias) in values.items()
+        ]
+        return [
+            tuple(head(tower(x, train=train)) for tower, head in zip(towers, heads, strict=True)) for x in maps
+        ]
+
     def _predict(
         self, block: Callable[..., nn.Module], k: int, x: jax.Array, per_cell: int, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         """Return offsets [B, n, 4] and logits [B, n, C] of the n priors of map k."""
+        conf_bias = SCORES[self.scores]
         if self.heads == "residual":
             head = ResidualHead(
                 block,
@@ -329,18 +380,22 @@ class SSD(nn.Module):
                 kernel_init=self.head_init,
                 features=self.head_features[k] if self.head_features else FEATURES,
                 inner=self.head_inner,
+                conf_bias=conf_bias,
                 name=f"predict{k}",
             )
             return head(x, train=train)
-        values = {f"loc{k}": 4, f"conf{k}": self.num_classes}
+        values = {f"loc{k}": (4, 0.0), f"conf{k}": (self.num_classes, conf_bias)}
         if self.heads == "light":
             wide = partial(block, dtype="float32")
             light = (
-                LightHead(wide, per_cell, n, self.head_init, self.portable, name=name) for name, n in values.items()
+                LightHead(wide, per_cell, n, self.head_init, self.portable, bias, name=name)
+                for name, (n, bias) in values.items()
             )
             offsets, logits = (head(x, train=train) for head in light)
         else:
-            offsets, logits = (Head(per_cell, n, self.head_init, name=name)(x) for name, n in values.items())
+            offsets, logits = (
+                Head(per_cell, n, self.head_init, bias=bias, name=name)(x) for name, (n, bias) in values.items()
+            )
         return offsets, logits
 
     def _check_freeze_norm(self) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 from ssd_jax.augment import AugmentOptions, augment
-from ssd_jax.box import assign
-from ssd_jax.loss import multibox_loss
+from ssd_jax.loss import OBJECTIVES
 from ssd_jax.model import SSD
 from ssd_jax.training.optimizer import is_frozen
 from ssd_jax.training.state import TrainState
@@ -24,7 +23,7 @@ class Targets(NamedTuple):
 
     images: jax.Array  # [B, S, S, 3]
     offsets: jax.Array  # [B, P, 4]
-    labels: jax.Array  # [B, P], 0 for background
+    labels: jax.Array  # [B, P], 0 for background, -1 where a prior is ignored
 
 
 class Sums(NamedTuple):
@@ -55,7 +54,7 @@ def make_train_step(
     from the step and the image's place in the global batch. So the update does not depend on the number of devices.
 
     Args:
-      model: what to train.
+      model: what to train; `model.scores` chooses the objective, an entry of `loss.OBJECTIVES`.
       optimizer: made by `make_optimizer`.
       priors: [P, 4], as `box.make_priors(model.spec)`.
       augment_options: how to augment the images.
@@ -82,6 +81,7 @@ def make_train_step(
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay must be at least 0 and less than 1; got {ema_decay}")
     model = model.clone(axis_name=axis_name)
+    objective = OBJECTIVES[model.scores]
 
     def sum_over_devices(tree: PyTree) -> PyTree:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -94,7 +94,7 @@ def make_train_step(
                 key, image, size, boxes, labels, image_size=model.spec.image_size, options=augment_options
             )
         )(keys, batch["images"], batch["sizes"], batch["boxes"], batch["labels"])
-        return Targets(images, *jax.vmap(lambda b, l: assign(b, l, priors))(boxes, labels))
+        return Targets(images, *jax.vmap(lambda b, l: objective.assign(b, l, priors))(boxes, labels))
 
     def loss_fn(
         params: PyTree, batch_stats: PyTree, normaliser: jax.Array, targets: Targets
@@ -104,7 +104,7 @@ def make_train_step(
             params = jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, mask)
         variables = {"params": params, "batch_stats": batch_stats}
         (offsets, logits), updated = model.apply(variables, targets.images, train=True, mutable=["batch_stats"])
-        loc, conf, _ = jax.vmap(multibox_loss)(offsets, logits, targets.offsets, targets.labels)
+        loc, conf, _ = jax.vmap(objective.loss)(offsets, logits, targets.offsets, targets.labels)
         loc, conf = jnp.sum(loc) / normaliser, jnp.sum(conf) / normaliser
         return loc + conf, (loc, conf, updated.get("batch_stats", {}))
 

@@ -1,4 +1,4 @@
-"""ResNet (arXiv:1512.03385) as a backbone: ResNet-50 as in NVIDIA's SSD300, and ResNet-101 as in SSD321 and DSSD.
+"""ResNet (arXiv:1512.03385) as a backbone: ResNet-50 as in NVIDIA's SSD300 and whole, ResNet-101 as in SSD321.
 
 The layers of ResNet-50 are those of torchvision, whose weights fit: the 3x3 convolution of a block has the stride,
 not the 1x1 before it. Those of ResNet-101 are the original authors', where the 1x1 has it.
@@ -15,6 +15,7 @@ from ssd_jax.preprocess import MEAN_COLOUR
 
 # Channels, blocks and stride of each stage. The third has stride 1, so that the map is as fine as VGG16's conv4_3.
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1))
+WHOLE = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 
 
@@ -54,30 +55,34 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The part of ResNet-50 that SSD uses, up to conv4_x: stride 8, 1024 channels.
+    """ResNet-50: the part that SSD uses, up to conv4_x of stride 8 and 1024 channels; or the whole.
 
     Attributes:
       block: `block(features, **options)` makes a convolution with BatchNorm.
       width: factor on the number of channels.
+      whole: whether it has all stages with their own strides.
     """
 
     block: Callable[..., nn.Module]
     width: float = 1.0
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Map images `[B, H, W, 3]` to `[conv4_x]`."""
+        """Map images `[B, H, W, 3]` to `[conv4_x]`, or to the maps of strides 8, 16 and 32."""
         # torchvision subtracts IMAGENET_MEAN, so the zeros that a convolution pads with must stand for that colour.
         shift = np.subtract(MEAN_COLOUR, IMAGENET_MEAN).astype(np.float32).reshape(1, 1, 1, 3)
         x = self.block(scaled(64, self.width), kernel=7, stride=2, name="conv1")(x + shift, train=train)
         # pyright takes the type of `padding` from its default, a string.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        for stage, (features, blocks, stride) in enumerate(STAGES, start=1):
+        maps = []
+        for stage, (features, blocks, stride) in enumerate(WHOLE if self.whole else STAGES, start=1):
             for k in range(blocks):
                 first = {"stride": stride, "project": True} if k == 0 else {}
                 name = f"layer{stage}_{k}"
                 x = Bottleneck(self.block, scaled(features, self.width), **first, name=name)(x, train=train)
-        return [x]
+            maps.append(x)
+        return maps[1:] if self.whole else maps[-1:]
 
 
 # Channels, blocks, stride and dilation of each stage of ResNet-101. SSD's last stage is dilated instead of halved.
