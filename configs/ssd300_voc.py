@@ -59,11 +59,12 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "vgg16"  # or one of docs/models.md, with norm "batch"
-    config.model.extras = "paper"  # or "light": depthwise convolutions, or "residual"; both with norm "batch"
+    config.model.extras = "paper"  # or "light": depthwise convolutions, or "residual", with norm "batch"; or "fpn"
     config.model.deconvolution = False  # True: DSSD's modules
-    config.model.heads = "paper"  # or "light", "residual"
+    config.model.heads = "paper"  # or "light", "residual", "shared"
     config.model.head_features = ()  # of residual heads: channels inside the block of each map; (): 256
     config.model.head_inner = 0  # of residual heads: channels of a 3x3 convolution before each prediction; 0: none
+    config.model.scores = "softmax"  # or "sigmoid", with the focal loss
     config.model.width = 1.0  # multiplies the channels of every layer
     config.model.norm = config_dict.placeholder(str)  # none, or "batch"
     config.model.l2_scale = 20.0  # initial scale of conv4_3's L2 norm

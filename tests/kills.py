@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tiny
 from launch import start_training
 
 from ssd_jax.checkpoint import Checkpoints
@@ -23,6 +24,11 @@ STEPS_A_KILL = 15  # of which a killed run makes some twelve at most
 
 # Settings of a network with depthwise convolutions.
 LIGHT = tuple(f"--config.model.{option}" for option in ("backbone=short_light", "extras=light", "heads=light"))
+# RetinaNet's pyramid and heads, which want as many priors a cell on all maps.
+RETINA = (
+    *(f"--config.model.{name}={value}" for name, value in tiny.PYRAMID.items()),
+    "--config.spec.ratios=((2.0,), (2.0,), (2.0,))",
+)
 
 
 def start(workdir, steps, cache, settings):

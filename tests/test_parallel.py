@@ -55,8 +55,9 @@ def on_one_device():
         (4, "batch", tiny.SHORT),
         (4, "batch", tiny.LIGHT),
         (4, "batch", DSSD),
+        (4, None, tiny.RETINA),
     ],
-    ids=["2", "4", "4, BatchNorm", "4, light", "4, DSSD"],
+    ids=["2", "4", "4, BatchNorm", "4, light", "4, DSSD", "4, RetinaNet"],
 )
 def test_training_is_that_of_one_device(devices, norm, model, on_one_device):
     before, expected, expected_losses = on_one_device(norm, model)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import voc_folder
 from ssd_jax.augment import NO_AUGMENTATION
-from ssd_jax.box import PriorSpec, make_priors
+from ssd_jax.box import PriorSpec, make_priors, retina_spec
 from ssd_jax.data import Example, train_batches
 from ssd_jax.model import SSD, L2Norm, ResNet101
 from ssd_jax.model.backbones.inverted import InvertedResidual
@@ -97,6 +97,8 @@ RESIDUAL = SSD(
     kernel_init="he",
 )
 DSSD = RESIDUAL.clone(deconvolution=True)
+PYRAMID = {"backbone": "short", "extras": "fpn", "heads": "shared", "scores": "sigmoid"}
+RETINA = MODEL.clone(**PYRAMID, spec=retina_spec(64, smallest=12, maps=3))
 PRIORS = make_priors(SPEC)
 
 
@@ -131,7 +133,7 @@ def first_batch(source, batch_size):
 
 
 def train_step(optimizer, *, model=MODEL, options=NO_AUGMENTATION, **settings):
-    return make_train_step(model, optimizer, PRIORS, options, **settings)
+    return make_train_step(model, optimizer, make_priors(model.spec), options, **settings)
 
 
 def sgd(learning_rate=1e-2, **options):

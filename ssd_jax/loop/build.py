@@ -71,7 +71,11 @@ class Run(Training):
         if not self.config.init_from:
             return state, ""
         variables, origin = start_from(
-            self.config.init_from, state.variables, self.source.class_names, width=self.model.width
+            self.config.init_from,
+            state.variables,
+            self.source.class_names,
+            width=self.model.width,
+            backbone=self.model.backbone,
         )
         return state.starting_from(variables), f"; starting from {origin}"
 

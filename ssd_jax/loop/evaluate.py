@@ -209,7 +209,9 @@ def make_detect_and_loss(model: SSD) -> Callable[[PyTree, Mapping[str, jax.Array
 
     def of_image(offsets: jax.Array, logits: jax.Array, boxes: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
         loc, conf, positives = objective.loss(offsets, logits, *objective.assign(boxes, labels, priors))
-        return *select(offsets, logits, priors, scores=model.scores), jnp.stack([loc + conf, positives.astype(loc.dtype)])
+        return *select(offsets, logits, priors, scores=model.scores), jnp.stack(
+            [loc + conf, positives.astype(loc.dtype)]
+        )
 
     def detect_and_loss(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
         offsets, logits = model.apply(variables, preprocess(arrays["images"]))

@@ -53,6 +53,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "norm": "batch",
         "extras": "fpn",
         "heads": "shared",
+        "kernel_init": "normal",
         "head_init": "normal",
         "scores": "sigmoid",
     },

@@ -61,20 +61,15 @@ class Tower(nn.Module):
 
     Attributes:
       block: `block(features, **options)` makes a convolution with a ReLU.
-      kernel_init: a name of `INITS`.
       width: factor on the number of channels.
     """
 
     block: Callable[..., nn.Module]
-    kernel_init: str = "normal"
     width: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Apply the convolutions to `x` [B, H, W, F]."""
         for k in range(4):
-            layer = self.block(
-                scaled(FEATURES, self.width), norm=None, kernel_init=self.kernel_init, name=f"conv{k}"
-            )
-            x = layer(x, train=train)
+            x = self.block(scaled(FEATURES, self.width), norm=None, name=f"conv{k}")(x, train=train)
         return x

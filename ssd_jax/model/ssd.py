@@ -101,9 +101,7 @@ def resnet50(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, t
     return ResNet50(block, model.width, name="trunk")(images, train=train)
 
 
-def resnet50_whole(
-    model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool
-) -> list[jax.Array]:
+def resnet50_whole(model: "SSD", block: Callable[..., nn.Module], images: jax.Array, train: bool) -> list[jax.Array]:
     """Return the maps of ResNet-50 of strides 8, 16 and 32."""
     return ResNet50(block, model.width, whole=True, name="trunk")(images, train=train)
 
@@ -168,11 +166,12 @@ class SSD(nn.Module):
       norm: None (the paper), or "batch": BatchNorm after every convolution of the backbone and the extra layers,
         for training from scratch. It adds a "batch_stats" collection, updated when `train=True`.
       l2_scale: initial scale of the L2 norm of VGG16's conv4_3.
-      kernel_init: how the kernels of the backbone and the extra layers start: "xavier" (Caffe's, by fan-in), "he",
-        or "normal" and "normal_0.03" (standard deviation 0.01 and 0.03). Biases start at 0.
+      kernel_init: how the kernels of the backbone, the extra layers and the towers of shared heads start: "xavier"
+        (Caffe's, by fan-in), "he", or "normal" and "normal_0.03" (standard deviation 0.01 and 0.03). Biases start
+        at 0, but see `SCORES`.
       head_init: the same for the kernels of the heads.
-      dtype: "float32" or "bfloat16": the type in which the backbone and the extra layers compute. Parameters and
-        heads stay float32.
+      dtype: "float32" or "bfloat16": the type in which the backbone, the extra layers and the towers of shared heads
+        compute. Parameters and heads stay float32.
       axis_name: the mapped axis of devices over which BatchNorm averages its statistics; None for one device.
       extras: "paper"; "light": extra layers with a depthwise convolution, as in SSDLite; "residual": those of SSD321;
         "fpn": RetinaNet's feature pyramid, which replaces the backbone's maps too. "light" and "residual" need
@@ -184,7 +183,7 @@ class SSD(nn.Module):
       head_inner: channels of a 3x3 convolution before each prediction of a prediction module; 0 for none, as in the
         paper.
       scores: how logits become scores: "softmax", for the MultiBox loss; or "sigmoid", each class by itself, for the
-        focal loss. The background's column then means nothing.
+        focal loss. The background's column then tends to 0, and is not used.
       deconvolution: whether DSSD's deconvolution modules make the maps of the heads, which needs norm="batch".
       input_scaling: what the backbone is fed, a name of `INPUT_SCALINGS`; None for what its published weights want.
         The model converts the images itself.
@@ -357,13 +356,11 @@ class SSD(nn.Module):
     ) -> list[tuple[jax.Array, ...]]:
         """Return offsets [B, n, 4] and logits [B, n, C] of the n priors of each map, by the same layers."""
         values = {"loc": (4, 0.0), "conf": (self.num_classes, SCORES[self.scores])}
-        towers = [Tower(block, self.head_init, self.width, name=f"{name}_tower") for name in values]
+        towers = [Tower(block, self.width, name=f"{name}_tower") for name in values]
         heads = [
             Head(self.spec.per_cell[0], n, self.head_init, bias=bias, name=name) for name, (n, bias) in values.items()
         ]
-        return [
-            tuple(head(tower(x, train=train)) for tower, head in zip(towers, heads, strict=True)) for x in maps
-        ]
+        return [tuple(head(tower(x, train=train)) for tower, head in zip(towers, heads, strict=True)) for x in maps]
 
     def _predict(
         self, block: Callable[..., nn.Module], k: int, x: jax.Array, per_cell: int, train: bool

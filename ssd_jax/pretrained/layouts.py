@@ -200,10 +200,11 @@ def caffe_ssd(maps: int) -> Layout:
     return Layout("an SSD of Caffe", layers, norm="conv4_3_norm.weight", maps=maps, pixels="bgr", specs=specs)
 
 
-def torchvision_resnet50() -> Layout:
+def torchvision_resnet50(backbone: str = "resnet50") -> Layout:
     """Describe torchvision's ResNet-50; an SSD does not use its last stage and its classifier."""
     layers, batch_norms = {"trunk/conv1": "conv1"}, {"trunk/conv1": "bn1"}
-    for stage, (_, blocks, _) in enumerate(resnet.STAGES, start=1):
+    whole = backbone == "resnet50_whole"
+    for stage, (_, blocks, _) in enumerate(resnet.WHOLE if whole else resnet.STAGES, start=1):
         for k in range(blocks):
             block, name = f"trunk/layer{stage}_{k}", f"layer{stage}.{k}"
             layers |= {f"{block}/conv{i}": f"{name}.conv{i}" for i in (1, 2, 3)}
@@ -216,8 +217,8 @@ def torchvision_resnet50() -> Layout:
         layers,
         batch_norms,
         pixels="imagenet",
-        backbone="resnet50",
-        unused=("layer4.", "fc.", ".num_batches_tracked"),
+        backbone=backbone,
+        unused=("fc.", ".num_batches_tracked") if whole else ("layer4.", "fc.", ".num_batches_tracked"),
     )
 
 
@@ -419,6 +420,9 @@ def grows(name: str, first: str, *, above: float) -> Callable[[Tensors], bool]:
 
 
 SSDLITE_LAST = "backbone.features.1.3.0.weight"
+
+# Layouts of files that hold the weights of several backbones, for those beside the usual one.
+OF_BACKBONES = {"resnet50_whole": torchvision_resnet50("resnet50_whole")}
 
 # The layout of a file is the first of these of which its tensors say so.
 LAYOUTS: tuple[tuple[Callable[[Tensors], bool], Layout], ...] = (

@@ -25,7 +25,12 @@ DATA = {
 
 
 def start_from(
-    path: str | Path, variables: dict[str, PyTree], class_names: Sequence[str], *, width: float = 1.0
+    path: str | Path,
+    variables: dict[str, PyTree],
+    class_names: Sequence[str],
+    *,
+    width: float = 1.0,
+    backbone: str = "",
 ) -> tuple[dict[str, PyTree], str]:
     """Replace initial variables by those of a file of published weights, or of a workdir's newest checkpoint.
 
@@ -37,6 +42,7 @@ def start_from(
       variables: {"params": ..., "batch_stats": ...}, the initial ones of the model to train.
       class_names: of that model, in the order of its labels.
       width: of that model.
+      backbone: of that model.
 
     Returns:
       the variables, and one line that says what was taken.
@@ -51,7 +57,7 @@ def start_from(
         loaded, names = _of_workdir(Path(path))
         backbone, what = False, "a checkpoint of ssd_jax"
     else:
-        weights = load(path, unknown_priors="voc", width=width)
+        weights = load(path, unknown_priors="voc", width=width, backbone=backbone)
         loaded = _flat({"params": weights.params, "batch_stats": weights.batch_stats})
         names, backbone = weights.class_names, weights.model is None
         what = "; ".join((weights.title, *weights.notes))

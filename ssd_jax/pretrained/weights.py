@@ -13,7 +13,7 @@ from ssd_jax.data.classes import COCO_IDS, NAMES
 from ssd_jax.model import SSD, variable_shapes
 from ssd_jax.pretrained import convert
 from ssd_jax.pretrained.installed import published
-from ssd_jax.pretrained.layouts import LAYOUTS, Layout, Tensors
+from ssd_jax.pretrained.layouts import LAYOUTS, OF_BACKBONES, Layout, Tensors
 from ssd_jax.pretrained.tensors import read_tensors
 
 FC = ("trunk/fc6", "trunk/fc7")
@@ -52,6 +52,7 @@ def load(
     unknown_priors: str | None = None,
     partial: bool = False,
     width: float = 1.0,
+    backbone: str = "",
 ) -> Weights:
     """Read a file of published weights; the names of its tensors tell which network it is.
 
@@ -62,6 +63,8 @@ def load(
       unknown_priors: "voc" or "coco", to assume where the number of classes tells neither; None for an error.
       partial: take the tensors that fit. Otherwise one that is missing, misshapen or unknown is an error.
       width: of the network, as `SSD.width`.
+      backbone: of the network to train, as `SSD.backbone`: "resnet50_whole" takes all of a file of ResNet-50, of
+        which "resnet50" needs a part. Other names change nothing.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -70,6 +73,8 @@ def load(
     path = published(path)
     tensors = read_tensors(path)
     layout = _layout(path, tensors)
+    if backbone in OF_BACKBONES and OF_BACKBONES[backbone].title == layout.title:
+        layout = OF_BACKBONES[backbone]
     notes: list[str] = []
     if not layout.maps and FC[0] in layout.layers:
         tensors, layout = _with_reduced_fc(tensors, layout, notes)

@@ -71,6 +71,34 @@ def test_the_threshold_is_inclusive():
     np.testing.assert_array_equal(box.match(truth, valid, priors, threshold=0.334), [0, -1, -1])
 
 
+def test_priors_between_the_thresholds_are_ignored():
+    corners, labels = images(5)
+    thresholds = {"threshold": 0.5, "ignore_threshold": 0.4}
+    ignored = 0
+    for c, l in zip(corners, labels, strict=True):
+        plain, index = box.match(c, l > 0, PRIORS), box.match(c, l > 0, PRIORS, **thresholds)
+        overlap = np.where((l > 0)[:, None], box.iou(c, box.center_to_corner(PRIORS)), 0)
+        near = (np.asarray(plain) == -1) & (overlap.max(axis=0) >= 0.4)
+        np.testing.assert_array_equal(index, np.where(near, -2, plain))
+        (offsets, wanted), (found, targets) = box.assign(c, l, PRIORS), box.assign(c, l, PRIORS, **thresholds)
+        np.testing.assert_array_equal(targets, np.where(near, box.IGNORED, wanted))
+        np.testing.assert_array_equal(found, offsets)
+        ignored += near.sum()
+    assert ignored > 50
+
+
+def test_the_ignored_band_is_inclusive_and_a_prior_of_its_own_is_never_ignored():
+    priors, gt = by_hand()
+    truth, valid = gt([0, 0, 4, 4]), np.array([True])  # IoU with prior 1 is 8/24
+    np.testing.assert_array_equal(box.match(truth, valid, priors, ignore_threshold=1 / 3), [0, -2, -1])
+    np.testing.assert_array_equal(box.match(truth, valid, priors, ignore_threshold=0.334), [0, -1, -1])
+    np.testing.assert_array_equal(box.match(truth, valid, priors, threshold=1 / 3, ignore_threshold=0.1), [0, 0, -1])
+    few = gt([3, 0, 4, 1])  # IoU with priors 0 and 1 is 1/16 each: the first is its own
+    np.testing.assert_array_equal(box.match(few, valid, priors, ignore_threshold=0.01), [0, -2, -1])
+    # Without any overlap nothing is ignored, whatever the threshold.
+    np.testing.assert_array_equal(box.match(truth, valid, priors[2:], ignore_threshold=0.0), [-1])
+
+
 def test_each_of_many_identical_boxes_gets_a_prior_of_its_own():
     heap = np.repeat(np.float32([[0.3, 0.3, 0.6, 0.6]]), 6, axis=0)
     index = np.asarray(box.match(heap, np.ones(6, bool), PRIORS))

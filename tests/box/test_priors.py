@@ -218,6 +218,31 @@ def test_explicit_shapes_and_an_offset_for_each_map():
     assert box.PriorSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
 
 
+def test_retina_spec_has_the_papers_nine_anchors_on_receptive_fields():
+    spec = box.retina_spec(640)
+    priors = box.make_priors(spec) * 640
+    assert spec.grids == (80, 40, 20, 10, 5) and len(priors) == 9 * (80**2 + 40**2 + 20**2 + 10**2 + 5**2)
+    start = 0
+    for step, size in zip((8, 16, 32, 64, 128), (32, 64, 128, 256, 512), strict=True):
+        cells = (640 // step) ** 2
+        boxes = priors[start : start + 9 * cells].reshape(cells, 9, 4)
+        start += 9 * cells
+        np.testing.assert_allclose(boxes[1, :, :2], np.tile([step, 0], (9, 1)), atol=1e-3)
+        w, h = boxes[0, :, 2:].T
+        # "Anchors have areas of 32^2 to 512^2", times 2^0, 2^(1/3), 2^(2/3) a side, at ratios 1:2, 1:1, 2:1.
+        wanted = [size * 2 ** (k / 3) for k in range(3)] * 3
+        np.testing.assert_allclose(np.sqrt(w * h), wanted, atol=2)
+        np.testing.assert_allclose(h / w, np.repeat([0.5, 1, 2], 3), rtol=0.07)
+        assert np.all(np.abs(w / 2 - np.rint(w / 2)) < 1e-3)
+
+
+def test_retina_spec_of_sides_that_its_strides_do_not_divide():
+    spec = box.retina_spec((180, 320), smallest=20, maps=4)
+    assert spec.map_sides == ((23, 40), (12, 20), (6, 10), (3, 5)) and spec.image_size == (180, 320)
+    assert spec.shapes[0][3:6] == ((20, 20), (24, 24), (32, 32))  # 25 and 31 rounded to even sides
+    assert spec.shapes[1][3] == (40, 40)
+
+
 def test_linear_spec_of_a_rectangle_has_the_sizes_of_the_square_of_its_area():
     wide = box.linear_spec((100, 400), [(25, 100), (13, 50), (7, 25)])
     assert wide.sizes == pytest.approx(box.linear_spec(200, (50, 25, 13)).sizes)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from ssd_jax.box import SSD300_COCO, SSDLITE320_COCO, decode, make_priors
+from ssd_jax.box import SSD300_COCO, SSDLITE320_COCO, center_to_corner, decode, make_priors, retina_spec
 from ssd_jax.data.classes import COCO_IDS
-from ssd_jax.model import SSD, MobileNetV3Large, ResNet50, make, preprocess
+from ssd_jax.loss import focal_loss
+from ssd_jax.model import SSD, MobileNetV3Large, ResNet50, make, preprocess, variable_shapes
 from ssd_jax.model.layers import ConvBlock
-from ssd_jax.pretrained import load
+from ssd_jax.pretrained import convert, load
+from ssd_jax.pretrained.layouts import OF_BACKBONES
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -212,6 +214,85 @@ def test_ssdlite(reduced, tmp_path, monkeypatch):
         np.testing.assert_allclose(got, expected, atol=2e-5 * np.std(expected) + 1e-5, rtol=1e-4)
     decoded = jax.vmap(lambda o: decode(o, jnp.asarray(ours)))(offsets)
     np.testing.assert_allclose(320 * np.asarray(decoded), np.stack(boxes), atol=0.01)
+
+
+def retinanets(original):
+    """Return the variables of our RetinaNet that torchvision's has."""
+    tensors = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
+    layout = OF_BACKBONES["resnet50_whole"]
+    names = {leaf: f"backbone.body.{name}" for leaf, name in layout.leaves.items()}
+    layers = {f"fpn/lateral{k}": f"backbone.fpn.inner_blocks.{k}.0" for k in range(3)}
+    layers |= {f"fpn/output{k}": f"backbone.fpn.layer_blocks.{k}.0" for k in range(3)}
+    layers |= {f"fpn/output{k}": f"backbone.fpn.extra_blocks.p{k + 3}" for k in (3, 4)}
+    for ours, theirs, last in (("loc", "regression", "bbox_reg"), ("conf", "classification", "cls_logits")):
+        layers |= {f"{ours}_tower/conv{k}": f"head.{theirs}_head.conv.{k}.0" for k in range(4)}
+        layers[ours] = f"head.{theirs}_head.{last}"
+    for layer, name in layers.items():
+        names |= {f"{layer}/conv/kernel": f"{name}.weight", f"{layer}/conv/bias": f"{name}.bias"}
+    assert set(names.values()) == {name for name in tensors if not name.endswith(".num_batches_tracked")}
+    found = {"params": {}, "batch_stats": {}}
+    for leaf, name in names.items():
+        array = convert.to_flax_kernel(tensors[name]) if tensors[name].ndim == 4 else tensors[name]
+        if leaf == "trunk/conv1/conv/kernel":
+            array, _ = convert.to_our_pixels(array, None, "imagenet")
+        found["batch_stats" if leaf.endswith(("/mean", "/var")) else "params"][leaf] = array
+    return {name: unflatten_dict(tree, sep="/") for name, tree in found.items()}
+
+
+def test_retinanet():
+    """Anchors, offsets and logits at full width, in float64 there and float32 here."""
+    from torchvision.models.detection.image_list import ImageList
+
+    torch.manual_seed(0)
+    original = torchvision.models.detection.retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=CLASSES
+    )
+    original = with_random_norms(original.eval())
+    with torch.no_grad():
+        for name, parameter in original.named_parameters():
+            if ".bn" in name or "downsample.1" in name:
+                continue
+            if parameter.ndim == 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+            elif "head." in name:  # drawn with a deviation of 0.01, they would let little through
+                parameter.mul_(2 if "conv." in name else 1)
+    height, width = 128, 192
+    model = make("retinanet_resnet50", CLASSES, "coco", spec=retina_spec((height, width)))
+    variables = retinanets(original)
+    shapes = variable_shapes(model)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    bn = sum(p.numel() for name, p in original.named_parameters() if ".bn" in name or "downsample.1" in name)
+    assert sum(p.numel() for p in original.parameters()) - bn == 34_014_999
+
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    fed = torch.from_numpy((images / 255 - mean) / deviation).permute(0, 3, 1, 2)
+    original = original.double()
+    with torch.no_grad():
+        features = list(original.backbone(fed).values())
+        outputs = original.head(features)
+        anchors = original.anchor_generator(ImageList(fed, [(height, width)] * 2), features)[0].numpy()
+    priors = make_priors(model.spec)
+    corners = np.asarray(center_to_corner(priors)) * (width, height, width, height)
+    np.testing.assert_allclose(corners, anchors, atol=1e-3)
+
+    offsets, logits = jax.jit(model.apply)(variables, preprocess(images))
+    for got, name in ((offsets, "bbox_regression"), (logits, "cls_logits")):
+        expected = outputs[name].numpy()
+        assert np.std(expected) > 1e-2
+        np.testing.assert_allclose(got, expected, atol=1e-4 * np.std(expected), rtol=1e-4)
+    # Their boxes are coded without variances.
+    boxes = original.box_coder.decode_single(outputs["bbox_regression"][0], torch.from_numpy(anchors)).numpy()
+    ours = decode(np.asarray(offsets[0]), priors, variances=(1, 1, 1, 1)) * (width, height, width, height)
+    np.testing.assert_allclose(ours, boxes, atol=0.05)
+
+    # The loss of the logits, whose labels are the matched ones; its sum is torchvision's.
+    labels = np.random.default_rng(1).integers(0, 91, len(priors)).astype(np.int32)
+    truth = np.where(labels[:, None] == np.arange(CLASSES), labels[:, None] > 0, 0)
+    wanted = torchvision.ops.sigmoid_focal_loss(
+        outputs["cls_logits"][0], torch.from_numpy(truth.astype(np.float64)), reduction="none"
+    ).numpy()
+    np.testing.assert_allclose(focal_loss(np.asarray(logits[0]), labels), wanted.sum(axis=1), rtol=1e-3)
 
 
 def test_mobilenet_v3_large(tmp_path):
