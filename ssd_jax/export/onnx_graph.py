@@ -1,5 +1,6 @@
 """A graph of ONNX nodes under construction."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class OnnxGraph:
         self._onnx = import_extra("onnx", "onnx")
         self._nodes: list[Any] = []
         self._constants: dict[str, np.ndarray] = {}
+        self._kernels: dict[tuple[Any, ...], str] = {}  # names of the constants by their content
         self._names: dict[str, int] = {}
 
     def add(self, op: str, *inputs: str | np.ndarray, name: str = "", outputs: int = 1, **attributes: Any) -> Any:
@@ -46,9 +48,18 @@ class OnnxGraph:
         return results[0] if outputs == 1 else tuple(results)
 
     def constant(self, array: np.ndarray, name: str = "constant") -> str:
-        """Add an array that the graph contains, and return its value."""
+        """Add an array that the graph contains, and return its value.
+
+        A kernel that several nodes have, as where maps share a head, is stored once; a bias is not, since 8 bits of it
+        would have another scale for each input.
+        """
+        array = np.asarray(array)
+        key = (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
+        if array.ndim == 4 and key in self._kernels:
+            return self._kernels[key]
         name = self._unique(name)
-        self._constants[name] = np.asarray(array)
+        self._constants[name] = array
+        self._kernels[key] = name
         return name
 
     def model(

@@ -37,3 +37,11 @@ def dssd():
     return Detector(
         tiny.DSSD, spread_variables(tiny.DSSD), ("bright", "dark"), score_threshold=np.float32(0.375), batch_size=2
     )
+
+
+@pytest.fixture(scope="session")
+def retina():
+    """A narrow RetinaNet, which keeps about one in a hundred of its scores."""
+    return Detector(
+        tiny.RETINA, spread_variables(tiny.RETINA), ("bright", "dark"), score_threshold=np.float32(0.04), batch_size=2
+    )

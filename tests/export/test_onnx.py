@@ -245,6 +245,21 @@ def test_dssd_gives_what_the_detector_does(dssd, tmp_path):
     assert ops["ConvTranspose"] == 2
 
 
+def test_retinanet_gives_what_the_detector_does(retina, tmp_path):
+    to_onnx(retina, tmp_path / "retina.onnx")
+    given = images(2)
+    check(
+        onnxruntime.InferenceSession(tmp_path / "retina.onnx").run(None, {"images": given}),
+        retina._detect(retina.variables, given),
+    )
+    graph = onnx.load(tmp_path / "retina.onnx").graph
+    ops = Counter(node.op_type for node in graph.node)
+    assert (ops["Sigmoid"], ops["Softmax"]) == (1, 0)
+    # Five convolutions of a subnet on three maps, whose kernels the graph has once.
+    kernels = Counter(node.input[1] for node in graph.node if node.op_type == "Conv")
+    assert sorted(kernels.values()) == [1] * 10 + [3] * 10
+
+
 def test_an_operation_without_a_lowering_is_named():
     with pytest.raises(ValueError, match=r"^an operation must be one of add, .* to be exported as ONNX; got sort$"):
         lower(lambda _, x: [jnp.sort(x, axis=1)], maps(1, 4, 4, 2))

@@ -43,12 +43,14 @@ def test_the_program_gives_the_same_bits_as_the_detector_for_any_batch(detector,
             np.testing.assert_array_equal(a, b)
 
 
-def test_dssd_gives_the_same_bits(dssd, tmp_path):
-    to_stablehlo(dssd, tmp_path / "dssd.stablehlo", batch_size=2)
-    given = np.random.default_rng(1).integers(0, 256, (2, 65, 65, 3), dtype=np.uint8)
-    wanted = dssd._detect(dssd.variables, given)
+@pytest.mark.parametrize("name", ["dssd", "retina"])
+def test_other_networks_give_the_same_bits(name, request, tmp_path):
+    detector = request.getfixturevalue(name)
+    to_stablehlo(detector, tmp_path / "x.stablehlo", batch_size=2)
+    given = np.random.default_rng(1).integers(0, 256, (2, *detector.model.spec.input_sides, 3), dtype=np.uint8)
+    wanted = detector._detect(detector.variables, given)
     assert 0 < np.count_nonzero(wanted[2]) < wanted[2].size
-    for a, b in zip(load_stablehlo(tmp_path / "dssd.stablehlo")(given), wanted, strict=True):
+    for a, b in zip(load_stablehlo(tmp_path / "x.stablehlo")(given), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
