@@ -27,7 +27,8 @@ from ssd_jax.files import write_bytes
 from ssd_jax.inference import draw, load_detector, make_detect
 from ssd_jax.loop.build import build_model
 from ssd_jax.loop.train import train
-from ssd_jax.metrics import COCOMetric
+from ssd_jax.metrics import COCOMetric, COCOTruth
+from ssd_jax.metrics.coco import COCOAnnotation
 from ssd_jax.model import initialise
 from ssd_jax.sides import sides_of
 
@@ -95,15 +96,16 @@ def run(config, source, drawings):
 
 def coco_numbers(examples, found, class_names):
     """Return COCO's numbers; small objects are below 32 x 32 pixels of the image, large ones above 96 x 96."""
-    annotations = []
+    truth = COCOTruth(images=[], categories=[], annotations=[])
     for i, example in enumerate(examples):
         boxes = corner_to_xywh(np.asarray(to_pixels(example.boxes, example.image.shape[:2])))
         for box, label in zip(boxes.tolist(), example.labels.tolist(), strict=True):
-            row = {"id": len(annotations) + 1, "image_id": i, "category_id": label, "bbox": box, "iscrowd": 0}
-            annotations.append(row | {"area": box[2] * box[3]})
-    images = [{"id": i} for i in range(len(examples))]
-    categories = [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)]
-    metric = COCOMetric({"images": images, "categories": categories, "annotations": annotations})
+            number, area = len(truth["annotations"]) + 1, box[2] * box[3]
+            row = {"id": number, "image_id": i, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
+            truth["annotations"].append(COCOAnnotation(**row))
+        truth["images"].append({"id": i})
+    truth["categories"].extend({"id": k, "name": name} for k, name in enumerate(class_names, start=1))
+    metric = COCOMetric(truth)
     for i, detections in enumerate(found):
         metric.add(i, detections.boxes, detections.scores, detections.labels)
     return metric.compute()

@@ -3,9 +3,10 @@
 SSD's is from its section 2.2, eq. 1-3, and Caffe's MultiBoxLoss; RetinaNet's from arXiv:1708.02002, section 3.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +160,8 @@ def retina_loss(
     return _sum_of(error, positive), jnp.sum(focal), jnp.sum(positive, dtype=jnp.int32)
 
 
-class Objective(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Objective:
     """How a network is trained: `assign` makes its targets, `loss` compares its predictions with them."""
 
     assign: Callable[..., tuple[jax.Array, jax.Array]]

@@ -96,7 +96,7 @@ class Shapes(Source):
         return Example(
             f"shapes-{self.seed}-{index}",
             image,
-            np.asarray(pixels) / np.float32([width, height, width, height]),
+            np.asarray(pixels) / np.array([width, height, width, height], np.float32),
             np.array(kinds, np.int32) + np.int32(1),
             np.zeros(len(kinds), bool),
         )

@@ -50,8 +50,8 @@ class OnnxGraph:
     def constant(self, array: np.ndarray, name: str = "constant") -> str:
         """Add an array that the graph contains, and return its value.
 
-        A kernel that several nodes have, as where maps share a head, is stored once; a bias is not, since 8 bits of it
-        would have another scale for each input.
+        A kernel that several nodes have, as where maps share a head, is stored once. A bias is not: in 8 bits it has
+        another scale for each input.
         """
         array = np.asarray(array)
         key = (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())

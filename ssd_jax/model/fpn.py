@@ -48,7 +48,7 @@ class FPN(nn.Module):
         return pyramid
 
 
-def enlarged(x: jax.Array, sides: tuple[int, int]) -> jax.Array:
+def enlarged(x: jax.Array, sides: Sequence[int]) -> jax.Array:
     """Repeat each pixel of `x` [B, h, w, F] in a square of 2x2, and cut to [B, *sides, F]: 2h or 2h - 1 rows."""
     batch, height, width, features = x.shape
     x = jnp.concatenate([x[:, :, :, None]] * 2, axis=3).reshape(batch, height, 2 * width, features)

@@ -55,14 +55,14 @@ def start_from(
     heads = {name for name in current if is_of_classes(name)}
     if Path(path).is_dir():
         loaded, names = _of_workdir(Path(path))
-        backbone, what = False, "a checkpoint of ssd_jax"
+        only_backbone, what = False, "a checkpoint of ssd_jax"
     else:
         weights = load(path, unknown_priors="voc", width=width, backbone=backbone)
         loaded = _flat({"params": weights.params, "batch_stats": weights.batch_stats})
-        names, backbone = weights.class_names, weights.model is None
+        names, only_backbone = weights.class_names, weights.model is None
         what = "; ".join((weights.title, *weights.notes))
 
-    if backbone:
+    if only_backbone:
         wanted, taken = set(loaded), "the backbone is taken"
     elif any(map(is_deconvolution, current)) and not any(map(is_deconvolution, loaded)):
         loaded, wanted = without_decoded(loaded), set(without_decoded(current))
