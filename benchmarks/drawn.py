@@ -4,7 +4,7 @@
     python benchmarks/drawn.py wide
 
 `dssd`: SSD with the extra layers and the heads of SSD321, and the same with DSSD's deconvolution modules, on a narrow
-ResNet-50, in images of 128 pixels of which half of the shapes have less than 24. `wide`: images of 180 x 320 pixels
+VGG16, in images of 96 pixels of which half of the shapes have less than 20. `wide`: images of 180 x 320 pixels
 for a network of this input, and squeezed into one of 240 x 240, which has as many pixels; and how fast each detects,
 in one process in which both take turns. The networks of a pair see the same images in the same order.
 """
@@ -35,12 +35,12 @@ from ssd_jax.sides import sides_of
 HELD_OUT = 300
 NUMBERS = ("AP", "AP50", "AP_small", "AP_medium", "AP_large", "AR_small")
 RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0,))
-SMALL = PriorSpec(128, (16, 8, 4, 2), (8, 16, 32, 64), (11, 18, 32, 52, 72), RATIOS)
+SMALL = PriorSpec(96, (12, 6, 3), (8, 16, 32), (10, 16, 28, 40), RATIOS[:3])
 WIDE = PriorSpec((180, 320), ((23, 40), (12, 20), (6, 10), (3, 5)), (8, 16, 32, 64), (18, 36, 64, 100, 140), RATIOS)
 SQUARE = dataclasses.replace(WIDE, image_size=240, grids=(30, 15, 8, 4))
-RESIDUAL = {"backbone": "resnet50", "extras": "residual", "heads": "residual"}
+RESIDUAL = {"extras": "residual", "heads": "residual"}
 IMAGES = {
-    "dssd": {"image_size": 128, "sizes": (0.07, 0.5)},
+    "dssd": {"image_size": 96, "sizes": (0.084, 0.42)},
     "wide": {"image_size": (180, 320), "sizes": (0.08, 0.7)},
 }
 # Of each network its priors, and what differs from the model of configs/shapes.py.
