@@ -90,7 +90,7 @@ RESIDUAL = {"norm": "batch", "heads": "residual"}
         ({"norm": "group"}, "^norm must be one of None, 'batch'; got 'group'$"),
         ({"dtype": "float16"}, "^dtype must be one of 'float32', 'bfloat16'; got 'float16'$"),
         ({"kernel_init": "zero"}, "^kernel_init must be one of 'xavier', 'he', 'normal', 'normal_0.03'; got 'zero'$"),
-        ({"extras": "heavy"}, "^extras must be one of 'paper', 'light', 'residual'; got 'heavy'$"),
+        ({"extras": "heavy"}, "^extras must be one of 'paper', 'light', 'residual', 'fpn'; got 'heavy'$"),
         ({"heads": "light"}, "^norm must be 'batch' with light heads; got None$"),
         ({"backbone": "efficientnet_lite0"}, "^norm must be 'batch' with backbone efficientnet_lite0; got None$"),
         ({"input_scaling": "tf"}, "^input_scaling must be one of None, 'caffe', .*; got 'tf'$"),
