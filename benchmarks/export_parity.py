@@ -28,6 +28,7 @@ from ssd_jax.box import decode, iou, make_priors
 from ssd_jax.data import EXTENSIONS, decode_image, warp
 from ssd_jax.export import to_onnx
 from ssd_jax.inference import Detections, Detector, load_detector
+from ssd_jax.inference.selection import PROBABILITIES
 from ssd_jax.model import initialise, preprocess
 from ssd_jax.model.catalogue import make
 
@@ -111,7 +112,7 @@ def rounding(name, detector, path, batch, table):
 
     def raw(variables, batch):
         offsets, logits = model.apply(variables, preprocess(batch))
-        return jax.vmap(lambda offsets: decode(offsets, priors))(offsets), jax.nn.softmax(logits)
+        return jax.vmap(lambda offsets: decode(offsets, priors))(offsets), PROBABILITIES[model.scores](logits)
 
     exact = in_float64(raw, detector.variables, batch)
     session = importlib.import_module("onnxruntime").InferenceSession(path)

@@ -37,7 +37,7 @@ from timing import Table, best_times, machine
 from ssd_jax import box
 from ssd_jax.augment import AugmentOptions, augment
 from ssd_jax.data import train_batches
-from ssd_jax.loss import multibox_loss
+from ssd_jax.loss import OBJECTIVES
 from ssd_jax.model import MODELS, make
 from ssd_jax.training import create_state, make_optimizer, make_schedule, make_train_step
 
@@ -109,7 +109,7 @@ class JaxStep:
     def phases(self, repeats):
         """Return the seconds of each of `PHASES`, each compiled by itself."""
         model, priors = self.model, self.priors
-        params = self.state.params
+        params, objective = self.state.params, OBJECTIVES[self.model.scores]
 
         def augment_all(batch):
             keys = jax.random.split(self.key, len(batch["images"]))
@@ -118,14 +118,14 @@ class JaxStep:
             )(keys, batch["images"], batch["sizes"], batch["boxes"], batch["labels"])
 
         def match_all(boxes, labels):
-            return jax.vmap(lambda b, l: box.assign(b, l, priors))(boxes, labels)
+            return jax.vmap(lambda b, l: objective.assign(b, l, priors))(boxes, labels)
 
         def forward(params, images):
             variables = {"params": params, "batch_stats": self.state.batch_stats}
             return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
 
         def loss(outputs, targets):
-            loc, conf, positives = jax.vmap(multibox_loss)(*outputs, *targets)
+            loc, conf, positives = jax.vmap(objective.loss)(*outputs, *targets)
             return jnp.sum(loc + conf) / jnp.sum(positives)
 
         def update(gradients, state, params):

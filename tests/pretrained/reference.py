@@ -193,13 +193,14 @@ def forward(tensors, names, x, classes):
 
 
 RESNET_STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 1))  # channels, blocks, stride in an SSD
+WHOLE_RESNET = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 
 
-def resnet_convolutions():
+def resnet_convolutions(stages=RESNET_STAGES):
     """Convolution, its BatchNorm and its `[out, in, k, k]`, by torchvision's names."""
     channels = int(64 * WIDTH)
     yield "conv1", "bn1", (channels, 3, 7, 7)
-    for stage, (features, blocks, _) in enumerate(RESNET_STAGES, start=1):
+    for stage, (features, blocks, _) in enumerate(stages, start=1):
         narrow = int(features * WIDTH)
         for block in range(blocks):
             name = f"layer{stage}.{block}"
@@ -211,24 +212,24 @@ def resnet_convolutions():
             channels = 4 * narrow
 
 
-def resnet_tensors(*, seed=0):
+def resnet_tensors(*, seed=0, stages=RESNET_STAGES):
     """Draw a ResNet-50 with what SSD has no use for: counters of batches, a last stage and a classifier."""
     random = np.random.default_rng(seed)
     tensors = {}
-    for conv, norm, shape in resnet_convolutions():
+    for conv, norm, shape in resnet_convolutions(stages):
         tensors[f"{conv}.weight"] = random.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
         tensors[f"{norm}.weight"] = random.uniform(0.5, 1.5, shape[0])
         tensors[f"{norm}.bias"] = random.normal(0, 0.2, shape[0])
         tensors[f"{norm}.running_mean"] = random.normal(0, 0.2, shape[0])
         tensors[f"{norm}.running_var"] = random.uniform(0.5, 2, shape[0])
     tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
-    counters = {f"{norm}.num_batches_tracked": np.asarray(7) for _, norm, _ in resnet_convolutions()}
+    counters = {f"{norm}.num_batches_tracked": np.asarray(7) for _, norm, _ in resnet_convolutions(stages)}
     unused = {"layer4.0.conv1.weight": np.ones((2, 2, 1, 1), np.float32), "fc.bias": np.ones(3, np.float32)}
-    return tensors | counters | unused
+    return unused | tensors | counters
 
 
-def resnet_forward(tensors, x):
-    """One image `[3, S, S]` as the network is fed -> the third stage's map, `[1024 * WIDTH, S / 8, S / 8]`."""
+def resnet_forward(tensors, x, stages=RESNET_STAGES):
+    """One image `[3, S, S]` as the network is fed -> the last map; of an SSD `[1024 * WIDTH, S / 8, S / 8]`."""
     tensors = {name: a.astype(np.float64) for name, a in tensors.items()}
 
     def layer(conv, norm, x, **options):
@@ -241,7 +242,7 @@ def resnet_forward(tensors, x):
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
     rows = 2 * ((x.shape[1] - 1) // 2) + 1  # rounded down, unlike Caffe's
     x = np.max([padded[:, i : i + rows : 2, j : j + rows : 2] for i in range(3) for j in range(3)], axis=0)
-    for stage, (_, blocks, stride) in enumerate(RESNET_STAGES, start=1):
+    for stage, (_, blocks, stride) in enumerate(stages, start=1):
         for block in range(blocks):
             name, step = f"layer{stage}.{block}", stride if block == 0 else 1
             y = np.maximum(layer(f"{name}.conv1", f"{name}.bn1", x), 0)

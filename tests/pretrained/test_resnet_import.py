@@ -10,10 +10,11 @@ import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 from writers import pth
 
-from ssd_jax.model import ResNet50, initialise, preprocess
+from ssd_jax.model import ResNet50, initialise, preprocess, variable_shapes
 from ssd_jax.model.layers import ConvBlock
 from ssd_jax.pretrained import load, start_from
 from ssd_jax.pretrained.__main__ import run
+from ssd_jax.pretrained.start import is_of_classes
 
 MODEL = tiny.MODEL.clone(backbone="resnet50", width=reference.WIDTH)
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
@@ -66,6 +67,31 @@ def test_a_training_starts_from_it(tmp_path):
         assert np.array_equal(array, before[name]) != taken, name
     var = after["batch_stats/trunk/layer2_0/downsample/norm/var"]
     np.testing.assert_array_equal(var, tensors["layer2.0.downsample.1.running_var"])
+
+
+def test_all_stages_are_taken_where_the_model_has_them(tmp_path):
+    tensors = reference.resnet_tensors(stages=reference.WHOLE_RESNET)
+    path = write(tmp_path, tensors)
+    model = tiny.RETINA.clone(backbone="resnet50_whole", width=reference.WIDTH)
+    before = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variable_shapes(model))
+    how = {"width": reference.WIDTH, "backbone": model.backbone}
+    after, _ = start_from(path, before, ("a", "b"), **how)
+    for name, array in flatten_dict(after, sep="/").items():
+        assert np.any(array) == name.split("/")[1].startswith("trunk"), name
+    image = np.random.default_rng(1).integers(0, 256, (70, 70, 3), dtype=np.uint8)
+    fed = (image.transpose(2, 0, 1) / 255 - MEAN) / DEVIATION
+    whole = ResNet50(functools.partial(ConvBlock, norm="batch"), reference.WIDTH, whole=True)
+    trunk = {name: tree["trunk"] for name, tree in after.items()}
+    maps = jax.jit(functools.partial(whole.apply, train=False))(trunk, preprocess(image[None]))
+    assert [x.shape[1] for x in maps] == [9, 5, 3]
+    for stages, got in zip((2, 3, 4), maps, strict=True):
+        expected = reference.resnet_forward(tensors, fed, reference.WHOLE_RESNET[:stages])
+        np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected, atol=1e-4 * np.std(expected))
+
+
+def test_a_retinanet_of_other_classes_gives_all_but_its_class_head():
+    names = flatten_dict(variable_shapes(tiny.RETINA), sep="/")
+    assert {name for name in names if is_of_classes(name)} == {"params/conf/conv/kernel", "params/conf/conv/bias"}
 
 
 def test_the_other_backbone_is_refused(tmp_path):
