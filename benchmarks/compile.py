@@ -1,27 +1,31 @@
-"""Compile the training step and the detector for TPUs without one: operations, memory, traffic, a roofline.
+"""Compile the training step and the detector for TPUs or GPUs without one: operations, memory, traffic, a roofline.
 
     python benchmarks/compile.py [--config ssd300_voc] [--slice v5e:2x2 ...] [--program step detector] \
         [--images 32] [--set model.width=0.25 ...] [--markdown FILE]
 
-It needs the extra `tpu_compile`. No dataset is read: the classes are those that the config names, or 20. The report
-of each program is that of `ssd-jax train --compile_for=SLICE`. Nothing runs, so no time here is a measurement, but
-for that of the compiler.
+It needs the extra `tpu_compile` or `gpu_compile`. No dataset is read: the classes are those that the config names, or
+20. The report of each program is that of `ssd-jax train --compile_for=SLICE`. Nothing runs, so no time here is a
+measurement, but for that of the compiler.
 """
 
 import argparse
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # the TPUs are only described
+os.environ["JAX_PLATFORMS"] = "cpu"  # the chips are only described
 
 from timing import Table, machine
 
 from ssd_jax.command import command
 from ssd_jax.config_file import read_config
+from ssd_jax.loop.chips import roofline
 from ssd_jax.loop.compile_for import compile_detector, compile_step
 from ssd_jax.parallel import described_devices
 
 CLASSES = 20  # of a config that names none
+SIDES = (1, 2, 4, 8, 16)  # of square slices
+GLOBAL_BATCH = 256
+DECODED = 1000  # JPEGs of VOC that a core decodes in a second (results/input-cpu.md)
 PROGRAMS = {"step": compile_step, "detector": compile_detector}
 COLUMNS = (
     *("program", "config", "slice", "images a chip", "GFLOP an image", "GB of traffic an image", "GB by XLA's count"),
@@ -45,7 +49,7 @@ def row(name, done):
         *(done.program, name, done.topology, done.images),
         f"{done.operations / done.images / 1e9:.1f}",
         f"{done.traffic / done.images / 1e9:.3f}",
-        f"{done.accessed / done.images / 1e9:.3f}",
+        f"{done.accessed / done.images / 1e9:.3f}" if done.accessed else "-",
         f"{done.temporary / 1e9:.2f}",
         f"{done.arguments / 1e9:.2f}",
         f"{reduced / 1e6:.1f}",
@@ -53,6 +57,42 @@ def row(name, done):
         f"{done.images_per_second:,.0f}",
         f"{done.seconds:.0f}",
     )
+
+
+def scaled(done, topology, images):
+    """Return the roofline of a step on another slice of its generation, by arithmetic, with so many images a chip.
+
+    Operations and traffic are in proportion to the images, but for those of the update and of the collectives.
+    """
+    groups = done.groups()
+    fixed = groups.get("training", 0) + groups.get("collectives", 0)
+    return roofline(
+        topology,
+        operations=done.operations * images / done.images,
+        traffic=fixed + (done.traffic - fixed) * images / done.images,
+        reduced=sum(cost.payload for cost in done.collectives.get("all-reduce", [])),
+    )
+
+
+def scaling(done):
+    """Return a table of slices from 1 to 256 chips: a fixed share of each chip, and a fixed global batch."""
+    kind = done.topology.split(":")[0]
+    table = Table(
+        *("slice", "images a chip", "global batch", "ms arithmetic", "ms memory", "ms all-reduce"),
+        *("all-reduce, share of the step", "images/s, upper bound", "cores that decode so many"),
+    )
+    plans = [(side, done.images) for side in SIDES] + [(side, GLOBAL_BATCH // side**2) for side in SIDES]
+    for side, images in plans:
+        least = scaled(done, f"{kind}:{side}x{side}", images)
+        speed = images * side**2 / least.step
+        table.row(
+            *(f"{kind}:{side}x{side}", images, images * side**2),
+            *(f"{1e3 * seconds:.2f}" for seconds in least),
+            f"{least.interconnect / least.step:.0%}",
+            f"{speed:,.0f}",
+            f"{speed / DECODED:,.0f}",
+        )
+    return table
 
 
 def main():
@@ -63,6 +103,7 @@ def main():
     parser.add_argument("--images", type=int, default=32, help="of a chip")
     parser.add_argument("--dtype", default="bfloat16", help="of the backbone")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the config")
+    parser.add_argument("--scaling", action="store_true", help="also what each step would take on 1 to 256 chips")
     parser.add_argument("--markdown", help="also write the table and the reports to this file")
     options = parser.parse_args()
     with command():
@@ -78,6 +119,8 @@ def main():
                     rows.append(row(name, done))
                     reports.append(done.report())
                     print(done.report(), "", sep="\n", flush=True)
+                    if options.scaling and program == "step":
+                        reports.append("\n".join(scaling(done).lines))
         table = Table(*COLUMNS)
         for cells in rows:
             table.row(*cells)

@@ -96,7 +96,7 @@ def described_devices(slice_name: str) -> list[Device]:
       ValueError: without the extra `tpu_compile` or `gpu_compile`, and for a slice that does not exist.
     """
     rule = "a generation of TPU and the chips along each axis, such as v5e:2x2 or v5p:2x2x1, or h100:1 to h100:8"
-    if not re.fullmatch(r"v\w+:\d+x\d+(x\d+)?|h100:[1-8]", slice_name):
+    if not re.fullmatch(r"(v4|v5e|v5p|v6e):\d+x\d+(x\d+)?|h100:[1-8]", slice_name):
         raise ValueError(f"compile_for must be {rule}; got {slice_name!r}")
     kind, _, shape = slice_name.partition(":")
     describe = _described_gpus if kind == "h100" else _described_tpus

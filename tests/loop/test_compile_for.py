@@ -74,7 +74,7 @@ def error_of(config_file, topology):
     return str(raised.value)
 
 
-@pytest.mark.parametrize("topology", ["v5e", "h100:9", "v5e:2x"])
+@pytest.mark.parametrize("topology", ["v5e", "v3:2x2", "h100:9", "v5e:2x"])
 def test_what_is_no_slice_is_refused_in_one_line(config_file, topology, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     error = error_of(config_file, topology)
