@@ -1,4 +1,4 @@
-"""Weights published by other projects, VGG16 and ResNet-50 backbones and trained SSDs, as parameters of our model."""
+"""Weights published by other projects, backbones and trained SSDs, as parameters of our model."""
 
 from ssd_jax.pretrained.start import start_from, write_workdir
 from ssd_jax.pretrained.tensors import read_tensors
