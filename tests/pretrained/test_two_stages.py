@@ -19,6 +19,9 @@ from ssd_jax.pretrained import start_from
 PROMOTION = "standard"  # optax's schedules promote
 NAMES = ("ssd321", "ssd513", "dssd321", "dssd513")
 STEPS = 2
+# On the fewest layers that compile fast.
+SSD = tiny.RESIDUAL.clone(backbone="short", spec=tiny.SPEC)
+DSSD = SSD.clone(deconvolution=True)
 
 
 @pytest.mark.parametrize("dataset", ["voc", "coco"])
@@ -41,10 +44,10 @@ def test_another_stage_is_refused():
 def narrow(name, root, **changes):
     """Return a config with the model, the optimizer and what is frozen of one of ours, small enough for a test."""
     config, theirs = tiny.config(root).unlock(), read_config(name)
-    config.spec = ConfigDict(dataclasses.asdict(tiny.SPEC_65))
+    config.spec = ConfigDict(dataclasses.asdict(DSSD.spec))
     config.optimizer, config.schedule = theirs.optimizer, theirs.schedule
     config.model = theirs.model.unlock()
-    small = {field: describe(tiny.DSSD)[field] for field in ("width", "backbone", "kernel_init")}
+    small = {field: describe(DSSD)[field] for field in ("width", "backbone", "kernel_init")}
     config.model.update(small)
     config.schedule.update(kind="constant", learning_rate=1e-4)
     config.update(steps=STEPS, log_every=1, save_every=STEPS, eval_every=0, ema_decay=0.0, **changes)
@@ -53,7 +56,7 @@ def narrow(name, root, **changes):
 
 def save(variables, workdir):
     """Write the workdir of an SSD."""
-    description = {"model": describe(tiny.RESIDUAL), "class_names": ["bright", "dark"]}
+    description = {"model": describe(SSD), "class_names": ["bright", "dark"]}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(STEPS, {"step": np.int32(STEPS), **variables}, description)
 
@@ -82,7 +85,7 @@ def same(a, b, names):
 def test_both_stages_train_from_an_ssd(tmp_path, capsys):
     images = tiny.Images(8)
     root = tiny.write_voc(tmp_path / "voc", images, {"train": range(4), "val": range(4, 8)})
-    ssd = drawn(tiny.RESIDUAL)
+    ssd = drawn(SSD)
     save(ssd, tmp_path / "ssd")
     train(narrow("dssd321_voc", root, init_from=str(tmp_path / "ssd")), tmp_path / "stage1")
     assert "all of it is taken but the heads, because the model deconvolves its maps" in capsys.readouterr().out
@@ -90,20 +93,20 @@ def test_both_stages_train_from_an_ssd(tmp_path, capsys):
     ssd, first, second = flatten_dict(ssd, sep="/"), last(tmp_path / "stage1"), last(tmp_path / "stage2")
 
     encoder = [name for name in first if name.split("/")[1].startswith(("trunk", "res"))]
-    modules = {name.split("/")[1] for name in first.keys() - set(encoder)}
+    modules = {name.split("/")[1] for name in first.keys() - set(encoder)} - {"conv4_3_norm"}
     assert modules == {f"deconv{k}" for k in range(2)} | {f"predict{k}" for k in range(3)}
-    assert len(encoder) > 100 and same(ssd, first, encoder)
+    assert len(encoder) > 40 and same(ssd, first, encoder)
     norms = [name for name in second if "/norm/" in name]
     assert first.keys() == second.keys() and same(first, second, norms)
     # A head whose map has neither a positive prior nor a hard negative has no gradient.
     moved = [name for name in second if name not in norms and "predict" not in name]
-    assert len(moved) > 30 and not any(np.array_equal(first[name], second[name]) for name in moved)
+    assert len(moved) == 20 and not any(np.array_equal(first[name], second[name]) for name in moved)
 
 
 @pytest.fixture
 def ssd(tmp_path):
     """The workdir of an SSD321 of which every number is 1."""
-    save(filled(tiny.RESIDUAL, 1), tmp_path / "run")
+    save(filled(SSD, 1), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -120,7 +123,7 @@ def taken(path, model, class_names):
 
 
 def test_of_an_ssds_heads_a_dssd_takes_the_residual_block_of_the_last_map(ssd):
-    new, _ = taken(ssd, tiny.DSSD, ("bright", "dark"))
+    new, _ = taken(ssd, DSSD, ("bright", "dark"))
     assert {name.split("/")[0] for name in new} == {f"deconv{k}" for k in range(2)} | {
         f"predict{k}" for k in range(3)
     }
@@ -129,6 +132,6 @@ def test_of_an_ssds_heads_a_dssd_takes_the_residual_block_of_the_last_map(ssd):
 
 
 def test_an_ssd_of_other_classes_takes_all_but_the_class_heads(ssd):
-    new, line = taken(ssd, tiny.RESIDUAL.clone(num_classes=6), tuple("abcde"))
+    new, line = taken(ssd, SSD.clone(num_classes=6), tuple("abcde"))
     assert new == {f"predict{k}/conf/conv/{leaf}" for k in range(3) for leaf in ("kernel", "bias")}
     assert line.endswith("all of it is taken but the class heads, because its classes differ")
