@@ -4,7 +4,7 @@
     python benchmarks/drawn.py wide
 
 `dssd`: SSD with the extra layers and the heads of SSD321, and the same with DSSD's deconvolution modules, on a narrow
-VGG16, in images of 96 pixels of which half of the shapes have less than 20. `wide`: images of 180 x 320 pixels
+VGG16, in images of 96 pixels of which half of the shapes have less than 23. `wide`: images of 180 x 320 pixels
 for a network of this input, and squeezed into one of 240 x 240, which has as many pixels; and how fast each detects,
 in one process in which both take turns. The networks of a pair see the same images in the same order.
 """
@@ -40,7 +40,7 @@ WIDE = PriorSpec((180, 320), ((23, 40), (12, 20), (6, 10), (3, 5)), (8, 16, 32, 
 SQUARE = dataclasses.replace(WIDE, image_size=240, grids=(30, 15, 8, 4))
 RESIDUAL = {"extras": "residual", "heads": "residual"}
 IMAGES = {
-    "dssd": {"image_size": 96, "sizes": (0.084, 0.42)},
+    "dssd": {"image_size": 96, "sizes": (0.125, 0.42)},
     "wide": {"image_size": (180, 320), "sizes": (0.08, 0.7)},
 }
 # Of each network its priors, and what differs from the model of configs/shapes.py.
@@ -146,9 +146,13 @@ def main():
             drawings = options.drawings and Path(options.drawings) / f"{name.replace(' ', '')}_{seed}"
             numbers, minutes = run(config_of(options.pair, spec, model, seed, options.steps), source, drawings)
             means[name].append([numbers[k] for k in NUMBERS])
-            table.row(name, seed, *(f"{numbers[k]:.3f}" for k in NUMBERS), f"{minutes:.1f}")
+            table.row(name, seed, *map(written, means[name][-1]), f"{minutes:.1f}")
     for name, rows in means.items():
-        table.row(name, "mean", *(f"{mean:.3f}" for mean in np.mean(rows, axis=0)), "")
+        table.row(name, "mean", *map(written, np.mean(rows, axis=0)), "")
+
+
+def written(number):
+    return "-" if np.isnan(number) else f"{number:.3f}"
 
 
 if __name__ == "__main__":
