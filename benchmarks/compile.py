@@ -43,8 +43,6 @@ def configured(name, overrides, **changes):
 
 def row(name, done):
     """Return the cells of a table for a `Compilation`."""
-    least = done.least
-    reduced = sum(cost.payload for cost in done.collectives.get("all-reduce", []))
     return (
         *(done.program, name, done.topology, done.images),
         f"{done.operations / done.images / 1e9:.1f}",
@@ -52,8 +50,8 @@ def row(name, done):
         f"{done.accessed / done.images / 1e9:.3f}" if done.accessed else "-",
         f"{done.temporary / 1e9:.2f}",
         f"{done.arguments / 1e9:.2f}",
-        f"{reduced / 1e6:.1f}",
-        *(f"{1e3 * seconds:.1f}" for seconds in least),
+        f"{done.reduced / 1e6:.1f}",
+        *(f"{1e3 * seconds:.1f}" for seconds in done.least),
         f"{done.images_per_second:,.0f}",
         f"{done.seconds:.0f}",
     )
@@ -70,7 +68,7 @@ def scaled(done, topology, images):
         topology,
         operations=done.operations * images / done.images,
         traffic=fixed + (done.traffic - fixed) * images / done.images,
-        reduced=sum(cost.payload for cost in done.collectives.get("all-reduce", [])),
+        reduced=done.reduced,
     )
 
 

@@ -25,7 +25,7 @@ class OnnxGraph:
         self._onnx = import_extra("onnx", "onnx")
         self._nodes: list[Any] = []
         self._constants: dict[str, np.ndarray] = {}
-        self._kernels: dict[tuple[Any, ...], str] = {}  # names of the constants by their content
+        self._kernels: dict[tuple[Any, ...], str] = {}  # names of kernels by their content
         self._names: dict[str, int] = {}
 
     def add(self, op: str, *inputs: str | np.ndarray, name: str = "", outputs: int = 1, **attributes: Any) -> Any:
@@ -54,12 +54,14 @@ class OnnxGraph:
         another scale for each input.
         """
         array = np.asarray(array)
-        key = (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
-        if array.ndim == 4 and key in self._kernels:
-            return self._kernels[key]
-        name = self._unique(name)
+        if array.ndim == 4:
+            key = (array.dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
+            if key in self._kernels:
+                return self._kernels[key]
+            self._kernels[key] = name = self._unique(name)
+        else:
+            name = self._unique(name)
         self._constants[name] = array
-        self._kernels[key] = name
         return name
 
     def model(

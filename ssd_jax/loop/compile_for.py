@@ -64,10 +64,14 @@ class Compilation(NamedTuple):
         return dict(found)
 
     @property
+    def reduced(self) -> int:
+        """Return the bytes that a chip contributes to all-reduces."""
+        return sum(cost.payload for cost in self.collectives.get("all-reduce", []))
+
+    @property
     def least(self) -> Roofline:
         """Return the least time of a run of the program."""
-        reduced = sum(cost.payload for cost in self.collectives.get("all-reduce", []))
-        return roofline(self.topology, operations=self.operations, traffic=self.traffic, reduced=reduced)
+        return roofline(self.topology, operations=self.operations, traffic=self.traffic, reduced=self.reduced)
 
     @property
     def images_per_second(self) -> float:

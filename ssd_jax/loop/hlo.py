@@ -112,11 +112,10 @@ class Module:
         if line.opcode == "custom-call" and '"AllocateBuffer"' in line.attributes:
             return 0
         results = line.results
-        if line.opcode in (
-            "copy-start",
-            "slice-start",
-        ):  # (destination, source, context) or ((source), destination, ..)
-            results = results[:1] if line.opcode == "copy-start" else results[1:2]
+        if line.opcode == "copy-start":  # (destination, source, context)
+            results = results[:1]
+        elif line.opcode == "slice-start":  # ((source), destination, ...)
+            results = results[1:2]
         elif line.opcode.endswith("-start") and len(results) == 2 * len(line.operands):
             results = results[len(line.operands) :]
         read, written = self._read(lines, line), _in_memory(results)
@@ -147,7 +146,7 @@ class Module:
     def _trips(self, loop: Instruction) -> int:
         """Return how often a loop runs whose condition is `counter < constant`; 1 if it is another."""
         condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
-        text = [line for line in self.computations[condition[1]].values()] if condition else []
+        text = list(self.computations[condition[1]].values()) if condition else []
         limits = [int(n) for line in text if line.opcode == "constant" and (n := _integer(line)) is not None]
         is_counter = any("direction=LT" in line.attributes for line in text)
         for line in text:  # TPU programs put the comparison into a fusion
