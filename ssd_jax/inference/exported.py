@@ -11,7 +11,7 @@ import numpy as np
 
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes, read_json
-from ssd_jax.inference.detector import Detector
+from ssd_jax.inference.detector import Detector, one_by_one
 from ssd_jax.sides import Side, sides_of
 
 Program = Callable[[Any], Iterable[Any]]  # uint8 [B, H, W, 3] -> corners [B, D, 4], scores [B, D], labels [B, D]
@@ -141,7 +141,12 @@ def load_stablehlo(path: str | Path) -> Program:
 
 def load_stablehlo_with_metadata(path: str | Path) -> tuple[Program, Metadata]:
     """Do what `load_onnx` does, for a file of `export.to_stablehlo`."""
-    return load_stablehlo(path), stablehlo_metadata(path)
+    from ssd_jax.parallel import is_cpu
+
+    program, metadata = load_stablehlo(path), stablehlo_metadata(path)
+    if metadata.batch_size is None and is_cpu():
+        return partial(one_by_one, program), metadata
+    return program, metadata
 
 
 def stablehlo_metadata(path: str | Path) -> Metadata:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from ssd_jax.loss import OBJECTIVES
 from ssd_jax.metrics import COCO_IOU_THRESHOLDS, COCOMetric, COCOTruth, VOCMetric, best_f1, precision_recall_at
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD, preprocess
-from ssd_jax.parallel import gather_over_devices, is_first, objects_of_every_process, put_on_devices, shard, topology
+from ssd_jax.parallel import gather_over_devices, is_cpu, is_first, objects_of_every_process, put_on_devices, shard, topology
 from ssd_jax.report.record import Record
 
 logger = logging.getLogger("ssd_jax")
@@ -213,11 +214,15 @@ def make_detect_and_loss(model: SSD) -> Callable[[PyTree, Mapping[str, jax.Array
             [loc + conf, positives.astype(loc.dtype)]
         )
 
-    def detect_and_loss(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    def of_batch(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
         offsets, logits = model.apply(variables, preprocess(arrays["images"]))
         return jax.vmap(of_image)(jnp.asarray(offsets), jnp.asarray(logits), arrays["boxes"], arrays["labels"])
 
-    return detect_and_loss
+    def one_by_one(variables: PyTree, arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+        found = jax.lax.map(partial(of_batch, variables), jax.tree.map(lambda rows: rows[:, None], arrays))
+        return jax.tree.map(lambda rows: rows[:, 0], found)
+
+    return one_by_one if is_cpu() else of_batch  # the maps of one image fit into the caches of a CPU
 
 
 def at_best_thresholds(metric: VOCMetric) -> Results:

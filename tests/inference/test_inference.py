@@ -87,7 +87,11 @@ def test_images_of_any_size_as_arrays_or_paths_give_the_same(detector, tmp_path)
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_network_sees_batches_that_are_padded_to_a_power_of_two(detector, monkeypatch):
+@pytest.mark.parametrize(("cpu", "rows"), [(True, [1] * 8), (False, [1, 4, 4])])
+def test_the_network_sees_images_one_by_one_on_a_cpu_and_padded_to_powers_of_two_elsewhere(
+    detector, monkeypatch, cpu, rows
+):
+    monkeypatch.setattr("ssd_jax.parallel.is_cpu", lambda: cpu)
     shapes = []
 
     def counted(variables, batch, detect=detector._detect):
@@ -97,7 +101,7 @@ def test_the_network_sees_batches_that_are_padded_to_a_power_of_two(detector, mo
     monkeypatch.setattr(detector, "_detect", counted)
     for count in (1, 3, 4):
         assert len(detector([np.zeros((8, 8, 3), np.uint8)] * count)) == count
-    assert shapes == [1, 4, 4]
+    assert shapes == rows
 
 
 def test_no_images_no_detections(detector):
