@@ -4,7 +4,8 @@
     python benchmarks/drawn.py wide
 
 `dssd`: SSD with the extra layers and the heads of SSD321, and the same with DSSD's deconvolution modules, on a narrow
-VGG16, in images of 96 pixels of which half of the shapes have less than 23. `wide`: images of 180 x 320 pixels
+VGG16, in images of 96 pixels of which half of the shapes have less than 23. "DSSD after SSD" is DSSD trained for half
+of the steps from an SSD that was trained for the other half, as in the paper. `wide`: images of 180 x 320 pixels
 for a network of this input, and squeezed into one of 240 x 240, which has as many pixels; and how fast each detects,
 in one process in which both take turns. The networks of a pair see the same images in the same order.
 """
@@ -43,9 +44,11 @@ IMAGES = {
     "dssd": {"image_size": 96, "sizes": (0.125, 0.42)},
     "wide": {"image_size": (180, 320), "sizes": (0.08, 0.7)},
 }
-# Of each network its priors, and what differs from the model of configs/shapes.py.
+# Of each network its priors, and what differs from the model of configs/shapes.py. One with several models is trained
+# as each in turn, for equal parts of the steps.
+DSSD = RESIDUAL | {"deconvolution": True}
 PAIRS = {
-    "dssd": {"SSD": (SMALL, RESIDUAL), "DSSD": (SMALL, RESIDUAL | {"deconvolution": True})},
+    "dssd": {"SSD": (SMALL, RESIDUAL), "DSSD": (SMALL, DSSD), "DSSD after SSD": (SMALL, RESIDUAL, DSSD)},
     "wide": {"180 x 320": (WIDE, {}), "240 x 240": (SQUARE, {})},
 }
 
@@ -76,11 +79,13 @@ def config_of(pair, spec, model, seed, steps):
     return config.lock()
 
 
-def run(config, source, drawings):
-    """Train, detect in `source`, and return COCO's numbers and the processor minutes of the training."""
-    with tempfile.TemporaryDirectory() as workdir:
-        started = time.process_time()
-        train(config, workdir)
+def run(configs, source, drawings):
+    """Train one config after the other, detect in `source`, and return COCO's numbers and the processor minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        started, workdir = time.process_time(), ""
+        for number, config in enumerate(configs):
+            config.unlock().init_from, workdir = workdir, f"{folder}/{number}"
+            train(config.lock(), workdir)
         minutes = (time.process_time() - started) / 60
         detector = load_detector(workdir)
     examples = [source[i] for i in range(len(source))]
@@ -115,8 +120,8 @@ def compare_speeds(pair, repeats=20):
     """Print how many images a second each network of a pair detects in, and the ratio to the first."""
     table = Table("network", *(f"images a second, batch {batch}" for batch in (1, 8)), "of the first, batch 1, 8")
     calls = {}
-    for name, (spec, changes) in PAIRS[pair].items():
-        model = build_model(config_of(pair, spec, changes, 0, 1), 1 + len(Shapes.class_names))
+    for name, (spec, *models) in PAIRS[pair].items():
+        model = build_model(config_of(pair, spec, models[-1], 0, 1), 1 + len(Shapes.class_names))
         detect, variables = jax.jit(make_detect(model)), initialise(model, jax.random.key(0))
         for batch in (1, 8):
             images = np.random.default_rng(0).integers(0, 256, (batch, *spec.input_sides, 3), dtype=np.uint8)
@@ -142,9 +147,11 @@ def main():
     table = Table("network", "seed", *NUMBERS, "processor minutes")
     means = {name: [] for name in PAIRS[options.pair]}
     for seed in options.seeds:
-        for name, (spec, model) in PAIRS[options.pair].items():
+        for name, (spec, *models) in PAIRS[options.pair].items():
+            steps = options.steps // len(models)
+            configs = [config_of(options.pair, spec, model, seed, steps) for model in models]
             drawings = options.drawings and Path(options.drawings) / f"{name.replace(' ', '')}_{seed}"
-            numbers, minutes = run(config_of(options.pair, spec, model, seed, options.steps), source, drawings)
+            numbers, minutes = run(configs, source, drawings)
             means[name].append([numbers[k] for k in NUMBERS])
             table.row(name, seed, *map(written, means[name][-1]), f"{minutes:.1f}")
     for name, rows in means.items():

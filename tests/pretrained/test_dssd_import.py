@@ -22,6 +22,7 @@ SCRIPT = {"head_features": (128, 512, *(256,) * 5)}  # ssd_coco_resnet_513.py
 NETWORKS = {  # input, number of classes, and the options of the reference
     "SSD321": (321, "voc", {}),
     "DSSD321": (321, "voc", {"deconvolution": True}),
+    "SSD513": (513, "voc", {}),
     "SSD513 of the script": (513, "coco", SCRIPT),
     "DSSD513": (513, "voc", {"deconvolution": True}),
     "DSSD513 of the script": (513, "coco", {"deconvolution": True, "head_inner": 512}),
