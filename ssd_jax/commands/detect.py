@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--tile", type=int, metavar="PIXELS", help="also look at squares of this side: small objects")
     parser.add_argument("--overlap", type=float, default=0.2, help="of neighbouring tiles; %(default)s of their side")
-    parser.add_argument("--batch_size", type=int, default=8, help="images seen together; %(default)s")
+    parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; %(default)s")
     parser.add_argument(
         "--format",
         choices=("drawings", "jsonl", "parquet"),

@@ -32,7 +32,7 @@ class Detector:
       image_size: side of its input, or (height, width), pixels.
       class_names: of labels 1, 2, ...
       step: of the checkpoint it was loaded from, if any.
-      batch_size: images that the network sees together.
+      batch_size: images of a batch, which an accelerator computes together, and a CPU one by one.
       options: those of `select` that were set.
       thresholds: the score from which F1 is best, by class, if an evaluation of the checkpoint stored it; nan for a
         class of which nothing was found.
@@ -51,14 +51,14 @@ class Detector:
         thresholds: Mapping[str, float] | None = None,
         **options: "Unpack[SelectOptions]",
     ) -> None:
-        """Prepare to detect in `batch_size` images at a time.
+        """Prepare to detect in batches of `batch_size` images.
 
         Args:
           model: the network.
           variables: {"params": ..., "batch_stats": ...} of the network.
           class_names: of labels 1, 2, ...
           step: of the checkpoint that the variables are from.
-          batch_size: images that the network sees together.
+          batch_size: see the attribute.
           thresholds: see the attribute.
           **options: of `select`.
 

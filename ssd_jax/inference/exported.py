@@ -61,7 +61,7 @@ class ExportedDetector(Detector):
           path: of the file.
           program: returns padded detections, as `select` does.
           metadata: of the program.
-          batch_size: images that the network sees together; a program of a fixed batch has its own.
+          batch_size: images of a batch; a program of a fixed batch has its own.
         """
         fixed = metadata.batch_size
         self._describe(metadata.image_size, metadata.class_names, metadata.step, fixed or batch_size)

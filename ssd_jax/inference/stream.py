@@ -82,7 +82,7 @@ def run_stream(
       read: `read(index, item)` returns RGB uint8 [h, w, 3], or raises the error that the item is yielded with.
       split: `split(height, width)` returns the windows to look at; by default the whole image.
       size: (H, W), or one number for both.
-      batch_size: rows that the network sees together.
+      batch_size: rows of a batch.
       prefetch: batches that are decoded ahead, at least 1.
       keep_images: whether to keep the images for the caller.
 

@@ -47,7 +47,7 @@ def detect_images(
       step: a checkpoint's number, or "best"; the newest by default.
       tile: also look at squares of so many pixels, for small objects in large images.
       overlap: of neighbouring tiles, a fraction of their side.
-      batch_size: images that the network sees together.
+      batch_size: images of a batch.
 
     Returns:
       the number of images written. An image that cannot be decoded is reported and skipped.

@@ -76,7 +76,7 @@ def detect_many(
       step: a checkpoint's number, or "best"; the newest by default. A job goes on with the checkpoint it began with.
       tile: also look at squares of so many pixels.
       overlap: of neighbouring tiles, a fraction of their side.
-      batch_size: images that the network sees together.
+      batch_size: images of a batch.
       report: called after each part.
 
     Raises:
