@@ -42,7 +42,8 @@ def main():
             evaluated = run("eval.py", f"--workdir={workdir}")
             results = json.loads(next(Path(workdir).glob("eval_*.json")).read_text())
         minutes = (f"{seconds / 60:.1f}" for seconds in (*trained, evaluated[1]))
-        classes = ", ".join(f"{name} {ap:.3f}" for name, ap in results["AP"].items())
+        found = {name: ap for name, ap in results["AP"].items() if ap is not None}  # a class may have no object here
+        classes = ", ".join(f"{name} {ap:.3f}" for name, ap in found.items())
         table.row(seed, *minutes, f"{results['mAP']:.4f}", f"{results['mAP_area']:.4f}", classes)
 
 
