@@ -24,7 +24,15 @@ from ssd_jax.loss import OBJECTIVES
 from ssd_jax.metrics import COCO_IOU_THRESHOLDS, COCOMetric, COCOTruth, VOCMetric, best_f1, precision_recall_at
 from ssd_jax.metrics.coco import NUMBERS
 from ssd_jax.model import SSD, preprocess
-from ssd_jax.parallel import gather_over_devices, is_cpu, is_first, objects_of_every_process, put_on_devices, shard, topology
+from ssd_jax.parallel import (
+    gather_over_devices,
+    is_cpu,
+    is_first,
+    objects_of_every_process,
+    put_on_devices,
+    shard,
+    topology,
+)
 from ssd_jax.report.record import Record
 
 logger = logging.getLogger("ssd_jax")
