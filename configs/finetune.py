@@ -9,9 +9,9 @@ It reproduces nothing: images, classes and splits are yours.
 The network is SSD on EfficientNet-Lite0 with light extra layers and heads, 320 x 320 pixels. The weights come from
 the package of the extra `efficientnet`.
 
-Time and result, on the BCCD blood cells (trainval, test): mAP@0.5 0.876, 0.871 and 0.879 (three seeds, 11-point) in 7.5
-minutes on two idle cores without a GPU. On a set of fruit (240 images, 60 for the test), 400 steps: 0.834, 0.840 and
-0.887 in 4.2 minutes.
+Time and result, on the BCCD blood cells (trainval, test): mAP@0.5 0.876, 0.871 and 0.879 (three seeds, 11-point) in
+7.5 minutes on two idle cores without a GPU. On a set of fruit (240 images, 60 for the test), 400 steps: 0.834, 0.840
+and 0.887 in 4.2 minutes.
 The commands and further figures are in benchmarks/results/finetune-cpu.md.
 """
 
