@@ -11,7 +11,7 @@ The layers are 3 x 3 convolutions of SSD300 with VGG16. The forms:
 * taps: nine matrix products, one of each position of the kernel.
 * bfloat16: XLA's, with maps in bfloat16.
 
-They take turns in one process. Each is compared with XLA's in float64.
+They take turns in one process. The error is that of one image, against NumPy in float64.
 """
 
 import argparse
