@@ -1,6 +1,6 @@
 """Time the gradient of a convolution's kernel on a CPU: as XLA computes it, and in other forms.
 
-    python benchmarks/kernel_gradient.py [--batch 2 4] [--repeats=5]
+    python benchmarks/kernel_gradient.py [--batch 2 4] [--repeats=5] [--forms "XLA's" taps ...]
 
 The layers are 3 x 3 convolutions of SSD300 with VGG16. The forms:
 
