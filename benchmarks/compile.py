@@ -1,7 +1,7 @@
 """Compile the training step and the detector for TPUs or GPUs without one: operations, memory, traffic, a roofline.
 
     python benchmarks/compile.py [--config ssd300_voc] [--slice v5e:2x2 ...] [--program step detector] \
-        [--images 32] [--set model.width=0.25 ...] [--markdown FILE]
+        [--images 32 128] [--set model.width=0.25 ...] [--markdown FILE]
 
 It needs the extra `tpu_compile` or `gpu_compile`. No dataset is read: the classes are those that the config names, or
 20. The report of each program is that of `ssd-jax train --compile_for=SLICE`. Nothing runs, so no time here is a
@@ -10,6 +10,7 @@ measurement, but for that of the compiler.
 
 import argparse
 import os
+from itertools import product
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # the chips are only described
@@ -24,7 +25,8 @@ from ssd_jax.parallel import described_devices
 
 CLASSES = 20  # of a config that names none
 SIDES = (1, 2, 4, 8, 16)  # of square slices
-GLOBAL_BATCH = 256
+GLOBAL_BATCH, SHARE = 256, 32
+PLANS = [(side, SHARE) for side in SIDES] + [(side, GLOBAL_BATCH // side**2) for side in SIDES[1:]]  # images a chip
 DECODED = 1000  # JPEGs of VOC that a core decodes in a second (results/input-cpu.md)
 PROGRAMS = {"step": compile_step, "detector": compile_detector}
 COLUMNS = (
@@ -39,6 +41,14 @@ def configured(name, overrides, **changes):
     return read_config(
         name, [f"--config.{flag}" for flag in overrides] + [f"--config.{k}={v}" for k, v in changes.items()]
     )
+
+
+def compiled(program, name, topology, images, options):
+    """Compile a program of the config of a name with so many images a chip."""
+    batch = images * len(described_devices(topology))
+    changes = {"batch_size": batch, "eval.batch_size": images, "model.dtype": options.dtype}
+    config = configured(name, options.set, **changes)
+    return PROGRAMS[program](config, topology, 1 + (len(config.data.class_names) or CLASSES))
 
 
 def row(name, done):
@@ -57,34 +67,23 @@ def row(name, done):
     )
 
 
-def scaled(done, topology, images):
-    """Return the roofline of a step on another slice of its generation, by arithmetic, with so many images a chip.
+def scaling(topology, programs):
+    """Return a table of slices from 1 to 256 chips: a fixed share of each chip, and a fixed global batch.
 
-    Operations and traffic are in proportion to the images, but for those of the update and of the collectives.
+    `programs` holds the steps compiled for `topology` by images a chip: its chips run the same program on any slice
+    of their generation, and only the time of the all-reduce differs.
     """
-    groups = done.groups()
-    fixed = groups.get("training", 0) + groups.get("collectives", 0)
-    return roofline(
-        topology,
-        operations=done.operations * images / done.images,
-        traffic=fixed + (done.traffic - fixed) * images / done.images,
-        reduced=done.reduced,
-    )
-
-
-def scaling(done):
-    """Return a table of slices from 1 to 256 chips: a fixed share of each chip, and a fixed global batch."""
-    kind = done.topology.split(":")[0]
     table = Table(
         *("slice", "images a chip", "global batch", "ms arithmetic", "ms memory", "ms all-reduce"),
         *("all-reduce, share of the step", "images/s, upper bound", "cores that decode so many"),
     )
-    plans = [(side, done.images) for side in SIDES] + [(side, GLOBAL_BATCH // side**2) for side in SIDES]
-    for side, images in plans:
-        least = scaled(done, f"{kind}:{side}x{side}", images)
+    kind = topology.split(":")[0]
+    for side, images in PLANS:
+        done, place = programs[images], f"{kind}:{side}x{side}"
+        least = roofline(place, operations=done.operations, traffic=done.traffic, reduced=done.reduced)
         speed = images * side**2 / least.step
         table.row(
-            *(f"{kind}:{side}x{side}", images, images * side**2),
+            *(place, images, images * side**2),
             *(f"{1e3 * seconds:.2f}" for seconds in least),
             f"{least.interconnect / least.step:.0%}",
             f"{speed:,.0f}",
@@ -98,27 +97,32 @@ def main():
     parser.add_argument("--config", nargs="+", default=["ssd300_voc"], help="names or files")
     parser.add_argument("--slice", nargs="+", default=["v5e:2x2"], help="generation and chips along each axis")
     parser.add_argument("--program", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--images", type=int, default=32, help="of a chip")
+    parser.add_argument("--images", type=int, nargs="+", default=[32], help="of a chip")
     parser.add_argument("--dtype", default="bfloat16", help="of the backbone")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the config")
-    parser.add_argument("--scaling", action="store_true", help="also what each step would take on 1 to 256 chips")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="what a step would take on 1 to 256 chips of v5e or v6e: with 32 images a chip, and with 256 in all",
+    )
     parser.add_argument("--markdown", help="also write the table and the reports to this file")
     options = parser.parse_args()
+    if options.scaling:
+        if len(options.slice) > 1 or options.slice[0] not in ("v5e:2x2", "v6e:2x2"):
+            parser.error(f"--scaling must go with --slice v5e:2x2 or v6e:2x2; got {' '.join(options.slice)}")
+        options.program, options.images = ["step"], sorted({images for _, images in PLANS})
     with command():
         rows, reports = [], []
         for name in options.config:
-            for topology in options.slice:
-                images = options.images * len(described_devices(topology))
-                changes = {"batch_size": images, "eval.batch_size": options.images, "model.dtype": options.dtype}
-                config = configured(name, options.set, **changes)
-                for program in options.program:
-                    classes = 1 + (len(config.data.class_names) or CLASSES)
-                    done = PROGRAMS[program](config, topology, classes)
-                    rows.append(row(name, done))
-                    reports.append(done.report())
-                    print(done.report(), "", sep="\n", flush=True)
-                    if options.scaling and program == "step":
-                        reports.append("\n".join(scaling(done).lines))
+            programs = {}
+            for topology, program, images in product(options.slice, options.program, options.images):
+                done = compiled(program, name, topology, images, options)
+                programs[images] = done
+                rows.append(row(name, done))
+                reports.append(done.report())
+                print(done.report(), "", sep="\n", flush=True)
+            if options.scaling:
+                reports.append("\n".join(scaling(options.slice[0], programs).lines))
         table = Table(*COLUMNS)
         for cells in rows:
             table.row(*cells)

@@ -32,7 +32,8 @@ class Compilation(NamedTuple):
       images: of one chip, at a time.
       seconds: to compile.
       operations: arithmetic, as XLA counts it.
-      accessed: bytes that XLA counts as accessed, those in the chip's own memory included; 0 for a GPU.
+      accessed: bytes that XLA counts as accessed, those that stay on the chip included; 0 for a GPU.
+      everywhere: the same by the sum over the instructions.
       arguments: bytes in the chip's memory before the program runs.
       temporary: more bytes while it runs.
       costs: of each instruction, the largest traffic first.
@@ -45,6 +46,7 @@ class Compilation(NamedTuple):
     seconds: float
     operations: float
     accessed: float
+    everywhere: int
     arguments: int
     temporary: int
     costs: list[Cost]
@@ -79,7 +81,7 @@ class Compilation(NamedTuple):
         return self.images / self.least.step
 
     def groups(self) -> dict[str, int]:
-        """Return the traffic by room and direction, the largest first: "model, backward" and the like."""
+        """Return the traffic by room, direction and operation, the largest first: "model, backward: reduce_sum"."""
         sizes: dict[str, int] = defaultdict(int)
         for cost in self.costs:
             sizes[_group(cost)] += cost.size
@@ -90,7 +92,11 @@ class Compilation(NamedTuple):
         chip, least = chip_of(self.topology), self.least
         share = (self.arguments + self.temporary) / chip.memory
         gflop = self.operations / 1e9
-        counted = f" (XLA counts {_gb(self.accessed)} with what stays on the chip)" if self.accessed else ""
+        counted = ""
+        if self.accessed:
+            counted = (
+                f"; with what stays on the chip {_gb(self.everywhere)}, which XLA counts as {_gb(self.accessed)}"
+            )
         lines = [
             f"{self.program} for {self.topology}, {self.images} images a chip: compiled in {self.seconds:.0f} s",
             f"arithmetic: {gflop:,.0f} GFLOP a chip, {gflop / self.images:.1f} an image",
@@ -103,8 +109,8 @@ class Compilation(NamedTuple):
             f"at most {self.images_per_second:,.0f} images a second and chip: an upper bound by the maker's figures, "
             "not a measurement",
             "",
-            "traffic by room:",
-            *(f"{size / 1e9:9.3f} GB  {name}" for name, size in self.groups().items() if size > 1e-3 * self.traffic),
+            "traffic by part of the code and operation, from 1 % of all:",
+            *(f"{size / 1e9:9.3f} GB  {name}" for name, size in self.groups().items() if size > 1e-2 * self.traffic),
             "",
             f"the largest {LARGEST} instructions by traffic:",
             *(f"{cost.size / 1e9:9.3f} GB  {_described(cost)}" for cost in self.costs[:LARGEST]),
@@ -186,7 +192,7 @@ def _compiled(
     start = time.perf_counter()
     compiled = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
-    memory, counts = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, counts, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if not counts:  # of a program for a GPU: take the operations of the same program for a CPU
         counts = {"flops": lower(this_cpu()).cost_analysis()["flops"], "bytes accessed": 0.0}
     return Compilation(
@@ -197,20 +203,21 @@ def _compiled(
         seconds,
         operations=counts["flops"],
         accessed=counts["bytes accessed"],
+        everywhere=sum(cost.size for cost in Module(text, on_chip=True).costs()),
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        costs=Module(compiled.as_text()).costs(),
+        costs=Module(text).costs(),
     )
 
 
 def _group(cost: Cost) -> str:
-    """Return the room that asked for an instruction; the model has two directions."""
+    """Return the room that asked for an instruction, and the operation; the model has two directions."""
     if cost.opcode.removesuffix("-start") in COLLECTIVES:
         return "collectives"
-    room = re.split(r"[/.:]", cost.source)[0]
+    room = re.split(r"[/.:]", cost.source)[0] or "no line"
     if room == "model":
-        return f"model, {'backward' if 'transpose(' in cost.operation else 'forward'}"
-    return room or "no line"
+        room += ", backward" if "transpose(" in cost.operation else ", forward"
+    return f"{room}: {cost.operation.split('/')[-1] or cost.opcode}"
 
 
 def _described(cost: Cost) -> str:
@@ -219,7 +226,13 @@ def _described(cost: Cost) -> str:
 
 
 def _collective(kind: str, costs: Sequence[Cost]) -> str:
-    return f"{len(costs)} {kind} of {sum(cost.payload for cost in costs) / 1e6:,.1f} MB"
+    beside = [cost for cost in costs if cost.overlaps]
+    overlap = f", {_megabytes(beside)} in {len(beside)} beside the backward pass" if kind == "all-reduce" else ""
+    return f"{len(costs)} {kind} of {_megabytes(costs)}{overlap}"
+
+
+def _megabytes(costs: Sequence[Cost]) -> str:
+    return f"{sum(cost.payload for cost in costs) / 1e6:,.1f} MB"
 
 
 def _gb(size: float) -> str:

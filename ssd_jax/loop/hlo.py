@@ -2,7 +2,7 @@
 
 A program's text is that of `jax.stages.Compiled.as_text()`. Bytes are those of the arrays as they lie in the device's
 memory, padded to the tiles of their layout. Arrays that the compiler keeps on the chip (memory spaces above 0) count
-nothing, and of a slice or a gather only the part that is read.
+nothing unless asked for, and of a slice or a gather only the part that is read.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1]
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+STARTS, ENDS = ([kind + end for kind in COLLECTIVES] for end in ("-start", "-done"))
 # These move nothing: they name, group or await arrays.
 NO_TRAFFIC = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
@@ -22,6 +23,7 @@ NO_TRAFFIC = (
 FAR = 5  # lines between a copy and the instruction that it is for
 READS_A_PART = ("slice", "dynamic-slice", "gather", "slice-start", "dynamic-slice-start")
 LINE = re.compile(r"\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)")
+MEMORY_SPACE = re.compile(r"S\([1-9]\d*\)")  # of a layout, but for 0, the device's memory
 ARRAY = re.compile(r"(?P<type>[a-z]\w*)\[(?P<sides>[\d,]*)\](?:\{(?P<layout>[^}]*)\})?")
 CALLED = re.compile(
     r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=\{?(%[^,}]+(?:, %[^,}]+)*)"
@@ -57,6 +59,7 @@ class Cost(NamedTuple):
       size: bytes read and written, all repetitions together.
       payload: bytes of its operands, wherever they lie: what a collective reduces.
       times: how often it runs: 1 but in loops of a known length.
+      overlaps: whether gradients are computed between its start and its end.
     """
 
     name: str
@@ -66,13 +69,16 @@ class Cost(NamedTuple):
     size: int
     payload: int
     times: int
+    overlaps: bool = False
 
 
 class Module:
     """A compiled program (XLA: an HLO module), read from its text."""
 
-    def __init__(self, text: str) -> None:
-        """Read the text of a program."""
+    def __init__(self, text: str, *, on_chip: bool = False) -> None:
+        """Read the text of a program; `on_chip` also counts the arrays that stay on the chip."""
+        if on_chip:
+            text = MEMORY_SPACE.sub("", text)
         self.frames = _stack_frames(text)
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
@@ -105,7 +111,8 @@ class Module:
                 operation, source = self._origin(lines, users, line)
                 payload = sum(array.size for name in line.operands for array in lines[name].results)
                 size = self._size(lines, line)
-                yield Cost(line.name, line.opcode, operation, source, times * size, times * payload, times)
+                sizes = times * size, times * payload
+                yield Cost(line.name, line.opcode, operation, source, *sizes, times, _overlaps(lines, line))
 
     def _size(self, lines: dict[str, Instruction], line: Instruction) -> int:
         """Return the bytes that one run of a line reads and writes."""
@@ -216,7 +223,7 @@ def _array(found: re.Match[str]) -> StoredArray:
         start = len(sides) - len(tiles)
         sides[start:] = [-(-side // tile) * tile for side, tile in zip(sides[start:], tiles, strict=True)]
     bits = re.fullmatch(r"[a-z]+(\d+).*", found["type"])
-    in_memory = not re.search(r"S\([1-9]", layout) and found["type"] != "token"
+    in_memory = not MEMORY_SPACE.search(layout) and found["type"] != "token"
     return StoredArray(math.ceil(math.prod(sides) * (int(bits[1]) if bits else 8) / 8), in_memory)
 
 
@@ -245,6 +252,19 @@ def _chain(line: Instruction, following: Callable[[Instruction], Instruction | N
             return
         yield link
         link = following(link)
+
+
+def _overlaps(lines: dict[str, Instruction], line: Instruction) -> bool:
+    """Return whether gradients are computed between the start of a collective and its end, by the schedule."""
+    if line.opcode not in STARTS:
+        return False
+    later = itertools.dropwhile(lambda other: other is not line, lines.values())
+    between = itertools.takewhile(lambda other: not (other.opcode in ENDS and line.name in other.operands), later)
+    return any(_computes(other) and "transpose(" in _operation(other.attributes) for other in between)
+
+
+def _computes(line: Instruction) -> bool:
+    return line.opcode not in NO_TRAFFIC and not line.opcode.endswith(("-start", "-done"))
 
 
 def _maker(lines: dict[str, Instruction], line: Instruction) -> Instruction | None:

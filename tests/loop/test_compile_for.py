@@ -3,21 +3,26 @@
 import importlib.util
 import sys
 
+import jax
 import pytest
 import tiny
 
 from ssd_jax.commands import train
+from ssd_jax.config_file import read_config
+from ssd_jax.loop import compile_for
 from ssd_jax.loop.chips import CHIPS, all_reduce_seconds, roofline
 from ssd_jax.loop.compile_for import Compilation
 from ssd_jax.loop.hlo import Cost
 
+PROMOTION = "standard"  # optax mixes integers and floats in its schedules
 has_libtpu = importlib.util.find_spec("libtpu") is not None
 COSTS = [
     Cost("f", "fusion", "transpose(jvp(SSD))/conv", "model/layers.py:1", 3_000_000_000, 0, 1),
-    Cost("r", "all-reduce", "psum", "training/step.py:2", 100_000_000, 100_000_000, 1),
+    Cost("r", "all-reduce", "psum", "training/step.py:2", 70_000_000, 70_000_000, 1),
+    Cost("s", "all-reduce-start", "psum", "training/step.py:2", 30_000_000, 30_000_000, 1, overlaps=True),
     Cost("c", "copy", "", "", 50, 50, 1),
 ]
-STEP = Compilation("step", "v5e:2x2", 4, 32, 1.0, 197e12, 5e9, 2_000_000_000, 6_000_000_000, COSTS)
+STEP = Compilation("step", "v5e:2x2", 4, 32, 1.0, 197e12, 5e9, 4_000_000_000, 2_000_000_000, 6_000_000_000, COSTS)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +52,13 @@ def test_the_chips_are_those_that_a_slice_may_name():
 
 def test_a_report_adds_up():
     assert STEP.traffic == 3_100_000_050
-    assert STEP.groups() == {"model, backward": 3_000_000_000, "collectives": 100_000_000, "no line": 50}
+    assert STEP.groups() == {"model, backward: conv": 3_000_000_000, "collectives": 100_000_000, "no line: copy": 50}
     assert STEP.images_per_second == pytest.approx(32 / (1 + 2 * 3 / 4 * 1e8 / 100e9))
     report = STEP.report()
     assert "197,000 GFLOP a chip, 6156.2 an image" in report
-    assert "3.1 GB a chip, 0.0969 GB an image (XLA counts 5 GB" in report
+    assert "3.1 GB a chip, 0.0969 GB an image; with what stays on the chip 4 GB, which XLA counts as 5 GB" in report
     assert "2 GB of arguments and 6 GB while it runs, 50% of the chip's 16 GB" in report
-    assert "collectives: 1 all-reduce of 100.0 MB" in report
+    assert "collectives: 2 all-reduce of 100.0 MB, 30.0 MB in 1 beside the backward pass" in report
     assert "an upper bound by the maker's figures, not a measurement" in report
     assert "3.000 GB  fusion f: transpose(jvp(SSD))/conv (model/layers.py:1)" in report
 
@@ -64,6 +69,18 @@ def config_file(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"import tiny\n\ndef get_config():\n    return tiny.config({str(tmp_path / 'data')!r})\n")
     return path
+
+
+def test_the_step_and_the_detector_of_a_run_are_compiled_for_the_devices(config_file, monkeypatch):
+    monkeypatch.setattr(compile_for, "described_devices", lambda topology: jax.devices("cpu")[:2])
+    config = read_config(str(config_file), ["--config.batch_size=6", "--config.eval.batch_size=4"])
+    step, detector = compile_for.compile_run(config, "v5e:2x1").split("\n\ndetector")
+    assert step.startswith("step for v5e:2x1, 3 images a chip: ")
+    assert " all-reduce of " in step
+    assert "training: add" in step
+    assert detector.startswith(" for v5e:2x1, 4 images a chip: ")
+    assert "collectives: none" in detector
+    assert "model, backward" not in detector
 
 
 def error_of(config_file, topology):

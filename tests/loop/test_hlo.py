@@ -113,6 +113,38 @@ def test_a_collective_reduces_its_operands_wherever_they_lie(costs):
     assert costs["sum"].payload == 8 * TILE
 
 
+def test_what_stays_on_the_chip_counts_if_asked_for():
+    everywhere = {cost.name: cost.size for cost in Module(TPU, on_chip=True).costs()}
+    assert everywhere["conv"] == 2 * 3 * 5 * 8 * 128 * 2
+    assert everywhere["sum"] == 2 * 8 * TILE
+    assert everywhere["next"] == 7 * 3 * 4
+
+
+def schedule(*lines):
+    body = "\n".join(f"  {line}" for line in lines)
+    return Module(f"HloModule step, is_scheduled=true\n\nENTRY %main (x: f32[8]) -> f32[8] {{\n{body}\n}}\n").costs()
+
+
+GRADIENT = '%g = f32[8] multiply(%x, %x), metadata={op_name="jit(step)/transpose(jvp(SSD))/mul"}'
+START = "%start = f32[8] all-reduce-start(%x), to_apply=%add"
+DONE = "%done = f32[8] all-reduce-done(%start)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "overlaps"),
+    [
+        ((START, GRADIENT, DONE), True),
+        ((GRADIENT, START, DONE), False),
+        ((START, DONE, GRADIENT), False),
+        ((START, GRADIENT.replace("transpose(jvp(SSD))", "jvp(SSD)"), DONE), False),
+        (("%start = f32[8] all-reduce(%x), to_apply=%add", GRADIENT), False),
+    ],
+)
+def test_a_collective_overlaps_with_the_gradients_that_are_computed_before_it_ends(lines, overlaps):
+    costs = schedule("%x = f32[8] parameter(0)", *lines)
+    assert [cost.overlaps for cost in costs if cost.name == "start"] == [overlaps]
+
+
 def test_a_program_of_this_machine_is_read():
     def step(x, y):
         return bounded(x, -1, 1) @ y, jax.lax.fori_loop(0, 5, lambda i, z: jnp.sin(z) * 2, x)
