@@ -76,7 +76,7 @@ def train_batches(
       train_difficult: keep difficult objects, as Caffe does (`train_on_diff_gt`).
       strict: raise `ValueError` where there would be a warning.
       cache_gb: gigabytes of decoded and shrunk images to keep in memory, in every process, for later epochs.
-      reduced_decoding: decode a JPEG whose sides are both at least twice `canvas_size` at a half, a quarter or an
+      reduced_decoding: decode a JPEG whose longer side is at least twice `canvas_size` at a half, a quarter or an
         eighth of its size: see `decode_image`. It is faster; pixels differ by about half a level (RMS).
       process_index: which process this is, from 0.
       process_count: number of processes.

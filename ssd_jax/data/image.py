@@ -91,9 +91,9 @@ def decode_image(
       image: an encoded file, or uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], which is upright.
       size: (height, width) in the annotation, which tells whether it was made on the turned image.
       options: limits, and what to do about EXIF.
-      at_least: decode a JPEG at a half, a quarter or an eighth of its sides, the smallest at which both are still at
-        least this number of pixels. libjpeg then computes each pixel from the low frequencies of its block, which is
-        close to a mean over the pixels that it stands for, and faster. None: the image as it is.
+      at_least: decode a JPEG at a half, a quarter or an eighth of its sides, the smallest at which the longer one is
+        still at least this number of pixels. libjpeg then computes each pixel from the low frequencies of its block,
+        which is close to a mean over the pixels that it stands for, and faster. None: the image as it is.
 
     Returns:
       RGB uint8 [h, w, 3].
@@ -174,10 +174,10 @@ def _decode_array(image: np.ndarray) -> np.ndarray:
 
 
 def _reduced(size: tuple[int, int], at_least: int | None) -> dict[str, Any]:
-    """Return simplejpeg's options for the smallest of libjpeg's fast scales with both sides at least `at_least`."""
+    """Return simplejpeg's options for the smallest fast scale of libjpeg whose longer side is at least `at_least`."""
     for divisor in (8, 4, 2):
         height, width = (-(-side // divisor) for side in size)
-        if at_least and min(height, width) >= at_least:
+        if at_least and max(height, width) >= at_least:
             return {"min_height": height, "min_width": width}
     return {}
 

@@ -98,3 +98,42 @@ def test_a_window_that_ends_a_rounding_error_beyond_the_image_does_not_fade_its_
     shape = {"canvas": 64, "size": 72, "interpolations": ("linear",)}
     w = weights(np.float32(-1e-5), np.float32(40.00001), np.int32(40), **shape)
     np.testing.assert_allclose(w.sum(axis=1), 1, atol=1e-6)
+
+
+def rounded(x, bits):
+    """Round to so many significant bits, as bfloat16 (8) and TensorFloat32 (11) do."""
+    fraction, exponent = np.frexp(x)
+    return np.ldexp(np.round(np.ldexp(fraction, bits)), exponent - bits)
+
+
+def one_pass(a, b, bits):
+    return rounded(a, bits) @ rounded(b, bits)
+
+
+def three_passes(a, b):
+    rest = a - rounded(a, 8), b - rounded(b, 8)
+    return one_pass(a, b, 8) + one_pass(rest[0], b, 8) + one_pass(a, rest[1], 8)
+
+
+@pytest.mark.parametrize(
+    ("product", "low", "high"),
+    [
+        (three_passes, 0, 0.01),
+        (partial(one_pass, bits=11), 0.05, 0.2),
+        (partial(one_pass, bits=8), 0.9, 2),
+    ],
+)
+def test_levels_change_by_what_the_precision_of_the_accelerator_leaves(product, low, high):
+    random = np.random.default_rng(0)
+    plane = random.integers(-123, 152, (64, 60)).astype(float)
+    worst = 0
+    for _ in range(20):
+        start = random.uniform(0, 20, 2).astype(np.float32)
+        stop = start + random.uniform(5, 40, 2).astype(np.float32)
+        rows, columns = (
+            np.asarray(weights(*place, np.int32(50), canvas=side, size=100, interpolations=("linear",)), float)
+            for *place, side in zip(start, stop, plane.shape, strict=True)
+        )
+        exact = rows @ plane @ columns.T
+        worst = max(worst, np.abs(product(product(rows, plane), columns.T) - exact).max())
+    assert low <= worst < high

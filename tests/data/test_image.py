@@ -370,7 +370,7 @@ def test_shrink_never_loses_a_side():
 
 
 @pytest.mark.parametrize(
-    ("at_least", "divisor"), [(None, 1), (101, 1), (100, 2), (51, 2), (50, 4), (26, 4), (25, 8), (1, 8)]
+    ("at_least", "divisor"), [(None, 1), (153, 1), (152, 2), (77, 2), (76, 4), (39, 4), (38, 8), (1, 8)]
 )
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_jpeg_can_be_decoded_at_a_reduced_scale(at_least, divisor, orientation):

@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 import tiny
 
 from ssd_jax.augment import AugmentOptions
@@ -20,9 +21,11 @@ def transfers(function, *arguments):
     return [line for line in text.splitlines() if LEAVES_THE_DEVICE.search(line)]
 
 
-def test_a_training_step_stays_on_the_device():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_step_stays_on_the_device(accumulate):
     model, optimizer = tiny.SHORT, tiny.sgd(momentum=0.9)
-    step = tiny.train_step(optimizer, model=model, options=AugmentOptions(), ema_decay=0.9, skip_nonfinite=True)
+    settings = {"ema_decay": 0.9, "skip_nonfinite": True, "accumulate": accumulate}
+    step = tiny.train_step(optimizer, model=model, options=AugmentOptions(), **settings)
     state = create_state.eval_shape(jax.random.key(0), model, optimizer, ema=True)
     assert not transfers(step, state, tiny.first_batch(tiny.Images(), 2), jax.random.key(1))
 
