@@ -37,7 +37,7 @@ def batches():
     return usual, hard, empty
 
 
-@pytest.mark.parametrize("gain", [1.0, 1.3], ids=["He", "growing, as ImageNet's weights"])
+@pytest.mark.parametrize("gain", [1.0, 1.3], ids=["He", "growing features"])
 def test_the_papers_recipe_stays_finite(gain):
     state = create_state(jax.random.key(0), MODEL, OPTIMIZER)
     trunk = jax.tree.map(lambda a: a * np.float32(gain), state.params["trunk"])  # activations grow 1.3^15 = 50 times
