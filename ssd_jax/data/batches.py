@@ -257,6 +257,8 @@ class _Reader:
         try:
             example = self._source[index]
             name = example.image_id
+            if self._strict and example.errors:
+                raise ValueError(f"{name}: with strict, there must be no {example.errors[0]}")
             image = example.decode(at_least=self._at_least)
             size_differs = self._size_differs(index, example)
         except UnreadableImage as error:

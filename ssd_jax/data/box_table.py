@@ -8,6 +8,7 @@ import numpy as np
 logger = logging.getLogger("ssd_jax")
 
 ROUNDING = 1e-4  # of a side: a box may reach so far outside its image because numbers in the file are rounded
+FURTHEST = 2.0  # a coordinate beyond is no fraction of an image's side
 OUTSIDE, INVERTED, NO_SIZE = "box outside its image", "inverted box", "box of no size"
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ssd_jax.data.annotated import Annotated, Object
+from ssd_jax.data.box_table import FURTHEST
 from ssd_jax.data.folder import Folder, suffix
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.json_files import brief, whole
@@ -22,7 +23,6 @@ LABEL_FOLDERS = ("labels", "label", "annotations", "annots", "txt")
 NO_LABELS = {*NAMES_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "labels.txt", "readme.txt"}
 MOST_CONFIG_BYTES = 10_000_000
 MOST_CLASSES = 100_000
-FURTHEST = 2.0  # a coordinate beyond is no fraction of an image's side
 
 
 class Config(NamedTuple):

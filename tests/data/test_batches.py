@@ -65,12 +65,57 @@ def test_pad_boxes():
     assert not padded.any() and not labels.any()
 
 
-def test_example_checks_its_shapes():
-    boxes = np.zeros((2, 4), np.float32)
-    with pytest.raises(ValueError, match=r"^x: an example must have .*; got \[2, 4\], \[1\] and \[2\]$"):
-        Example("x", b"", boxes, np.ones(1, np.int32), np.zeros(2, bool))
-    with pytest.raises(ValueError, match=r"^x: labels must be at least 1; got 0$"):
-        Example("x", b"", boxes, np.array([1, 0], np.int32), np.zeros(2, bool))
+BOX = [0.1, 0.2, 0.5, 0.9]
+
+
+SHAPES = "an example must have boxes [n, 4], labels [n] and difficult [n]"
+FRACTIONS = "boxes must be fractions of the image's sides, from 0 to 1"
+PIXELS = "if these are pixels, divide by width, height, width, height"
+SIZE = "boxes must have x_max > x_min and y_max > y_min inside the image"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.ones(1, np.int32)}, f"{SHAPES}; got [2, 4], [1] and [2]"),
+        ({"labels": np.array([1, 0])}, "labels must be at least 1; got 0"),
+        ({"labels": np.ones(2)}, "labels must be an array of integers; got float64"),
+        ({"labels": [1, 1]}, "labels must be an array of integers; got list"),
+        ({"difficult": np.zeros(2, int)}, "difficult must be an array of bool; got int64"),
+        ({"boxes": [BOX, BOX]}, "boxes must be an array of numbers; got list"),
+        ({"boxes": np.array([BOX, BOX], object)}, "boxes must be an array of numbers; got object"),
+        ({"boxes": np.array([BOX, [5, 5, 25, 21]])}, f"{FRACTIONS}; got [5, 5, 25, 21]; {PIXELS}"),
+        ({"boxes": np.array([BOX, [0.1, 0.2, np.nan, 0.9]])}, f"{FRACTIONS}; got [0.1, 0.2, nan, 0.9]"),
+        ({"boxes": np.array([BOX, [0.1, 0.2, np.inf, 0.9]])}, f"{FRACTIONS}; got [0.1, 0.2, inf, 0.9]"),
+        ({"boxes": np.array([BOX, [0.5, 0.2, 0.1, 0.9]])}, f"{SIZE}; got [0.5, 0.2, 0.1, 0.9]"),
+        ({"boxes": np.array([BOX, [0.1, 0.2, 0.5, 0.2]])}, f"{SIZE}; got [0.1, 0.2, 0.5, 0.2]"),
+        ({"boxes": np.array([BOX, [1.1, 0.2, 1.5, 0.4]])}, f"{SIZE}; got [1.1, 0.2, 1.5, 0.4]"),
+        ({"image": "first.jpg"}, "image must be the bytes of a file, or an array; got str"),
+    ],
+)
+def test_an_example_that_breaks_a_rule(changes, message):
+    good = {"boxes": np.float32([BOX, BOX]), "labels": np.ones(2, np.int32), "difficult": np.zeros(2, bool)}
+    with pytest.raises(ValueError, match=f"^x: {re.escape(message)}$"):
+        Example("x", **{"image": b""} | good | changes)
+
+
+def test_an_example_clips_boxes_as_the_readers_of_files_do():
+    """Rounding is no error; what is further outside is one, with strict."""
+    boxes = np.array([BOX, [-0.2, 0.2, 0.5, 1.00005], [0.3, 0.3, 1.00005, 0.4]])
+    image = make_image(8, 8)
+    clipped = Example("x", image, boxes, np.ones(3, np.int32), np.zeros(3, bool))
+    np.testing.assert_array_equal(clipped.boxes, [BOX, [0, 0.2, 0.5, 1], [0.3, 0.3, 1, 0.4]])
+    assert clipped.errors == ("box outside its image",)
+    (batch,) = take(data.train_batches([clipped], **OPTIONS), 1)
+    np.testing.assert_array_equal(batch.arrays["boxes"][0], np.float32(clipped.boxes))
+    with pytest.raises(ValueError, match=r"^x: with strict, there must be no box outside its image"):
+        next(data.train_batches([clipped], **OPTIONS, strict=True))
+    inside = Example("x", image, boxes[[0, 2]], np.ones(2, np.int32), np.zeros(2, bool))
+    assert next(data.train_batches([inside], **OPTIONS, strict=True)).info["readable"].all()
+
+
+def test_an_example_without_objects_may_have_empty_arrays_of_any_kind():
+    assert Example("x", b"", np.zeros((0, 4)), np.array([]), np.zeros(0, bool)).errors == ()
 
 
 # -- training batches
