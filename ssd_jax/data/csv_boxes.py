@@ -51,6 +51,9 @@ def read_csv(
     files = [file for file in folder.of_kind(".csv", ".tsv") if _columns(folder.path(file))]
     if not files:
         return None
+    for path in map(folder.path, folder.near(files)):
+        if path.is_file() and not path.stat().st_size:
+            raise ValueError(f"{path}: a CSV file must begin with the names of its columns; got an empty file")
     names = _descriptions(folder, options)
     annotated: dict[str, Annotated] = {}
     splits: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from ssd_jax.data.folder import SPLIT_WORDS, Folder
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.json_files import finite
 from ssd_jax.data.reading import Reading, annotated_reading, files_text, folder_splits, plural
-from ssd_jax.data.xml_files import read_xml, root_tag
+from ssd_jax.data.xml_files import read_xml, root_tag, with_damaged
 
 NO_BOX = ("polyline", "points", "cuboid", "tag", "skeleton")
 
@@ -39,7 +39,7 @@ def read_cvat(
     Raises:
       ValueError: a file breaks a rule of the format, or two files have one image.
     """
-    files = [file for file in folder.of_kind(".xml") if _is_cvat(folder.path(file))]
+    files = with_damaged(folder, [file for file in folder.of_kind(".xml") if _is_cvat(folder.path(file))])
     if not files:
         return None
     annotated: dict[str, Annotated] = {}

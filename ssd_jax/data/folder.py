@@ -27,7 +27,7 @@ class Folder:
       root: the folder.
       files: all files, sorted.
       images: those with an extension of an image.
-      json_kinds: for `json_files`, which format a JSON file has.
+      json_kinds: for `json_files`, which format a JSON file has; "" is not known yet.
     """
 
     def __init__(self, root: str | Path):
@@ -69,6 +69,16 @@ class Folder:
         found = [file for name in suffixes for file in self._by_suffix.get(name, ())]
         return found if len(suffixes) == 1 else sorted(found)
 
+    def near(self, files: Sequence[str]) -> list[str]:
+        """Return the other files of these extensions that lie in a folder of `files`, or have a name of them."""
+        known, folders = set(files), {posixpath.dirname(file) for file in files}
+        names = {posixpath.basename(file) for file in files}
+        return [
+            file
+            for file in self.of_kind(*sorted({suffix(file) for file in files}))
+            if file not in known and (posixpath.dirname(file) in folders or posixpath.basename(file) in names)
+        ]
+
     def images_below(self, folder: str) -> list[str]:
         """Return the images in a folder and the folders below it; "." is the root."""
         return self._images_in.get(folder, [])
@@ -106,6 +116,10 @@ class Folder:
         for image in sorted(candidates, key=lambda image: EXTENSIONS.index(suffix(image))):
             first.setdefault(PurePosixPath(image).parent, image)
         return self._nearest(list(first.values()), (), file, "")
+
+    def has_image_of(self, file: str) -> bool:
+        """Tell whether an image, in any folder, has the stem of an annotation file."""
+        return PurePosixPath(file).stem.lower() in self._by_stem
 
     def find_place(self, name: str, bases: Iterable[str]) -> str | None:
         """Find the folder of images, or the file, of which a path in a configuration names the end.

@@ -12,30 +12,38 @@ from ssd_jax.data.folder import Folder
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.files import read_bytes
 
-# Format -> how the file begins, and texts that it has: all of the first tuple, one of the second, none of the third.
-SIGNS: dict[str, tuple[bytes, tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]] = {
+# Format -> how the file begins, and patterns that it has: all of the first tuple, one of the second.
+SIGNS: dict[str, tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]] = {
     "coco": (
         b"{",
         (b'"images"', b'"annotations"', b'"categories"'),
-        (b'"bbox"', b'"annotations": []'),
-        (b'"score"',),
+        (b'"bbox"', rb'"annotations"\s*:\s*\[\s*\]'),
     ),
-    "labelme": (b"{", (b'"shapes"',), (b'"imagePath"',), ()),
-    "label_studio": (b"[", (b'"data"',), (b'"annotations"', b'"completions"'), ()),
-    "label_studio_min": (b"[", (), (b'"rectanglelabels"', b'"polygonlabels"'), ()),
+    "labelme": (b"{", (b'"shapes"',), (b'"imagePath"',)),
+    "label_studio": (b"[", (b'"data"',), (b'"annotations"', b'"completions"')),
+    "label_studio_min": (b"[", (), (b'"rectanglelabels"', b'"polygonlabels"')),
 }
+OTHER, DAMAGED = "other", "damaged"  # what `Folder.json_kinds` says of a file of none of these formats
 
 
 def json_files(folder: Folder, kind: str, options: ReadOptions = DEFAULTS) -> list[str]:
     """Return the JSON files below a folder that have a format of `SIGNS`, judged by their texts; each is read once.
 
+    Files that are not well-formed are among them, so that reading them is an error, if they are near the others: see
+    `Folder.near`. For LabelMe, which has a file for each image, it is enough that an image has their stem.
+
     Raises:
       ValueError: a file is larger than `options.max_annotation_bytes`.
     """
-    for file in folder.of_kind(".json"):
-        if file not in folder.json_kinds:
-            folder.json_kinds[file] = _kind(folder.path(file), options)
-    return [file for file in folder.of_kind(".json") if folder.json_kinds[file] == kind]
+    files, kinds = folder.of_kind(".json"), folder.json_kinds
+    for file in files:
+        if file not in kinds:
+            kinds[file] = _kind(folder.path(file), options)
+    known = [file for file in files if kinds[file] == kind]
+    near = {*folder.near(known), *(file for file in files if kind == "labelme" and folder.has_image_of(file))}
+    for file in near:
+        kinds[file] = kinds[file] or _other_kind(folder.path(file), options)
+    return sorted([*known, *(file for file in near if kinds[file] == DAMAGED)])
 
 
 def parse_json(path: Path, most_bytes: int) -> Any:
@@ -63,11 +71,19 @@ def _kind(path: Path, options: ReadOptions) -> str:
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
     content = content.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # UTF-16 too, and its marks
-    for kind, (start, every, some, none) in SIGNS.items():
-        is_kind = content.startswith(start) and all(text in content for text in every)
-        if is_kind and any(text in content for text in some) and not any(text in content for text in none):
+    for kind, (start, every, some) in SIGNS.items():
+        is_kind = content.startswith(start) and all(re.search(pattern, content) for pattern in every)
+        if is_kind and any(re.search(pattern, content) for pattern in some):
             return kind
     return ""
+
+
+def _other_kind(path: Path, options: ReadOptions) -> str:
+    try:
+        parse_json(path, options.max_annotation_bytes)
+    except ValueError:
+        return DAMAGED
+    return OTHER
 
 
 def whole(value: object) -> int | None:

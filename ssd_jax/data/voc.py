@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -17,7 +16,7 @@ from ssd_jax.data.formats import EXTENSIONS
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.reading import Reading, annotated_reading, files_text, plural
 from ssd_jax.data.text_files import read_lines
-from ssd_jax.data.xml_files import read_xml, root_tag
+from ssd_jax.data.xml_files import read_xml, root_tag, with_damaged
 
 logger = logging.getLogger("ssd_jax")
 
@@ -217,7 +216,8 @@ def read_voc(
       ValueError: a file breaks a rule of the format, or two annotations are of one image.
       FileNotFoundError: a split lists an image that does not exist.
     """
-    files = _annotation_files(folder)
+    files = [file for file in folder.of_kind(".xml") if root_tag(folder.path(file)) == "annotation"]
+    files = with_damaged(folder, files)
     if not files:
         return None
     annotated, missing, owner = [], [], {}
@@ -252,14 +252,6 @@ def read_voc(
         strict=strict,
         options=options,
     )
-
-
-def _annotation_files(folder: Folder) -> list[str]:
-    """Return the XML files whose root is <annotation>, and those beside such files whose root cannot be told."""
-    roots = {file: root_tag(folder.path(file)) for file in folder.of_kind(".xml")}
-    folders = {os.path.dirname(file) for file, root in roots.items() if root == "annotation"}
-    beside = {file for file, root in roots.items() if not root and os.path.dirname(file) in folders}
-    return [file for file, root in roots.items() if root == "annotation" or file in beside]
 
 
 def _listed_splits(folder: Folder, places: dict[str, int], options: ReadOptions) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from ssd_jax.data.folder import Folder
 from ssd_jax.files import read_bytes
 
 # What is written under names of encodings that Python does not know, or takes for smaller ones. Every text is cp1252.
@@ -37,6 +38,11 @@ def root_tag(path: Path) -> str:
     head = re.sub(no_elements, b"", head.replace(b"\0", b""), flags=re.DOTALL)
     found = re.search(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)", head)
     return found[1].decode() if found else ""
+
+
+def with_damaged(folder: Folder, files: list[str]) -> list[str]:
+    """Add the XML files near `files` whose root cannot be told, so that reading them is an error."""
+    return sorted([*files, *(file for file in folder.near(files) if not root_tag(folder.path(file)))])
 
 
 def _parse_xml(content: bytes, path: Path) -> ElementTree.Element:

@@ -1,5 +1,6 @@
 """Every layout that `auto` reads: the same images come back, and a training step takes them."""
 
+import json
 import logging
 import os
 import re
@@ -13,6 +14,11 @@ import tiny
 from layouts import (
     LAYOUTS,
     coco_own,
+    coco_single,
+    csv_tensorflow,
+    cvat,
+    label_studio,
+    labelme,
     voc_beside,
     voc_folders,
     voc_own,
@@ -222,12 +228,65 @@ def test_two_annotations_of_one_image(tmp_path):
     )
 
 
-def test_a_damaged_annotation_beside_good_ones(tmp_path):
-    voc_beside(tmp_path, IMAGES)
-    write_text(tmp_path / "3.xml", "")
+# Layout, one of its annotation files, and the rule that it breaks when it is cut short, or empty.
+DAMAGED = {
+    "VOC side by side": ("3.xml", "the file must be well-formed XML; got"),
+    "VOC nested": ("annotations/test/0.xml", "the file must be well-formed XML; got"),
+    "COCO": ("annotations/instances_val2017.json", "must be well-formed JSON; got"),
+    "COCO Roboflow": ("valid/_annotations.coco.json", "must be well-formed JSON; got"),
+    "LabelMe": ("3.json", "must be well-formed JSON; got"),
+    "LabelMe embedded": ("3.json", "must be well-formed JSON; got"),
+}
+
+
+@pytest.mark.parametrize("size", [0, 1, 60])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_annotation_beside_good_ones(tmp_path, name, size):
+    write, kind, _ = LAYOUTS[name]
+    file, rule = DAMAGED[name]
+    write(tmp_path, IMAGES)
+    write_text(tmp_path / file, (tmp_path / file).read_text()[:size])
+    for source in ("auto", kind):
+        with pytest.raises(ValueError) as error:
+            open_source(source, "all", root=tmp_path)
+        one_line(error, f"{tmp_path / file}: {rule}")
+
+
+def test_a_damaged_file_beside_one_file_of_all_images(tmp_path):
+    cvat(tmp_path / "a", IMAGES)
+    write_text(tmp_path / "b" / "annotations.xml", "")
     with pytest.raises(ValueError) as error:
         open_source("auto", "all", root=tmp_path)
-    one_line(error, f"{tmp_path / '3.xml'}: the file must be well-formed XML; got")
+    one_line(error, f"{tmp_path}/b/annotations.xml: the file must be well-formed XML; got")
+
+    label_studio(tmp_path, IMAGES)
+    write_text(tmp_path / "project-2.json", "[")
+    with pytest.raises(ValueError) as error:
+        open_source("label_studio", "all", root=tmp_path)
+    one_line(error, f"{tmp_path}/project-2.json: must be well-formed JSON; got")
+
+    csv_tensorflow(tmp_path, IMAGES)
+    write_text(tmp_path / "data" / "test_labels.csv", "")
+    with pytest.raises(ValueError) as error:
+        open_source("csv", "all", root=tmp_path)
+    rule = "a CSV file must begin with the names of its columns; got an empty file"
+    one_line(error, f"{tmp_path}/data/test_labels.csv: {rule}")
+
+
+def test_all_labelme_files_are_damaged(tmp_path):
+    labelme(tmp_path, IMAGES)
+    for path in tmp_path.glob("*.json"):
+        write_text(path, "")
+    with pytest.raises(ValueError) as error:
+        open_source("auto", "all", root=tmp_path)
+    one_line(error, f"{tmp_path / '0.json'}: must be well-formed JSON; got")
+
+
+def test_damaged_files_of_other_programs_are_left_alone(tmp_path):
+    coco_own(tmp_path, IMAGES)
+    for name in ("annotations/captions_val2017.json", "logs/run.json", "logs/run.xml", "logs/run.csv"):
+        write_text(tmp_path / name, "{")
+    same_images(open_source("auto", "all", root=tmp_path), IMAGES)
 
 
 # -- COCO
@@ -243,9 +302,26 @@ def test_coco_keeps_its_ground_truth(tmp_path):
 
 def test_results_are_no_annotations(tmp_path):
     coco_own(tmp_path, IMAGES)
-    text = (tmp_path / "annotations" / "instances_val2017.json").read_text().replace('"area"', '"score": 0.5, "area"')
-    write_text(tmp_path / "results" / "dets.json", text)
-    assert describe_folder(tmp_path).images == 9
+    rows = json.loads((tmp_path / "annotations" / "instances_val2017.json").read_text())["annotations"]
+    write_text(tmp_path / "results" / "dets.json", json.dumps([row | {"score": 0.5} for row in rows]))
+    assert "COCO JSON in annotations/*.json: 9 images" in describe_folder(tmp_path).text
+
+
+@pytest.mark.parametrize("kind", ["auto", "coco"])
+def test_a_class_and_a_field_called_score_are_no_results(tmp_path, kind):
+    coco_single(tmp_path, IMAGES)
+    text = (tmp_path / "labels.json").read_text()
+    write_text(tmp_path / "labels.json", text.replace('"dark"', '"score"').replace('"area"', '"score": 0.9, "area"'))
+    found = describe_folder(tmp_path, kind)
+    assert (found.images, found.boxes, found.class_names) == (9, BOXES, ("bright", "score"))
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":"), (" ,\n", " :\n ")])
+def test_a_split_of_background_alone(tmp_path, separators):
+    coco_own(tmp_path, IMAGES)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    write_text(path, json.dumps(json.loads(path.read_text()) | {"annotations": []}, separators=separators))
+    assert describe_folder(tmp_path).splits == {"train": 5, "train2017": 5, "val": 4, "val2017": 4}
 
 
 # -- YOLO
