@@ -10,7 +10,7 @@ from ssd_jax.data.folder import Folder, split_word
 from ssd_jax.data.formats import EXTENSIONS
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.reading import Reading, annotated_reading, files_text
-from ssd_jax.data.text_files import read_lines
+from ssd_jax.data.text_files import read_head, read_lines
 from ssd_jax.data.yolo import MOST_CLASSES, names_file
 
 LINE = re.compile(
@@ -32,7 +32,7 @@ def read_box_list(
     Raises:
       ValueError: a file breaks a rule of the format, or two files have the same image.
     """
-    files = [file for file in folder.of_kind(".txt") if _is_box_list(folder.path(file), options)]
+    files = [file for file in folder.of_kind(".txt") if _is_box_list(folder.path(file))]
     if not files:
         return None
     names, where = names_file(folder, {os.path.dirname(file) for file in files})
@@ -75,13 +75,8 @@ def read_box_list(
     )
 
 
-def _is_box_list(path: Path, options: ReadOptions) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(100_000).decode("utf-8", errors="replace")
-    complete = head.splitlines()[: -1 if len(head) >= 100_000 else None]
-    lines = [line for line in complete if line.strip()][:CHECKED_LINES]
+def _is_box_list(path: Path) -> bool:
+    lines = [line for line in read_head(path, 100_000) if line.strip()][:CHECKED_LINES]
     return any(map(_boxes_in, lines)) and all(_boxes_in(line) is not None for line in lines)
 
 

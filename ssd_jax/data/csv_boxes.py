@@ -12,7 +12,7 @@ from ssd_jax.data.annotated import Annotated, Object
 from ssd_jax.data.folder import Folder, split_word
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.reading import Reading, annotated_reading, files_text, folder_splits
-from ssd_jax.data.text_files import read_text
+from ssd_jax.data.text_files import read_head, read_text
 
 # What a column is -> its names, in lower case.
 COLUMNS = {
@@ -172,13 +172,7 @@ def _delimiter(header: str) -> str:
 
 def _columns(path: Path) -> dict[str, int]:
     """Return the place of each column by its name in lower case; {} if the file has no columns for boxes."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        head = file.read(10_000)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        head = head.replace(b"\0", b"")[2:]
-    header = head.decode("utf-8-sig", errors="replace").partition("\n")[0].strip()
+    header = next(iter(read_head(path, 10_000)), "").strip()
     try:
         cells = next(csv.reader([header], delimiter=_delimiter(header)), [])
     except csv.Error:

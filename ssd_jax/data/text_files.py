@@ -28,6 +28,20 @@ def read_text(path: Path, most_bytes: int) -> str:
         raise ValueError(f"{path}: the file must be text; got damaged UTF-16") from None
 
 
+def read_head(path: Path, size: int) -> list[str]:
+    """Return the lines in the first `size` bytes, to see what a file is; [] for what is no regular file.
+
+    The last one is left out if it may go on, unless it is the only one.
+    """
+    if not path.is_file():  # a pipe would block
+        return []
+    with path.open("rb") as file:
+        head = file.read(size)
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = head.decode("utf-16" if is_wide else "utf-8-sig", errors="replace").splitlines()
+    return lines[:-1] if len(head) == size and len(lines) > 1 else lines
+
+
 def read_lines(path: Path, most_bytes: int) -> list[str]:
     """Return the lines of a text file; see `read_text`."""
     return read_text(path, most_bytes).splitlines()

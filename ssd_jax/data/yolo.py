@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ import yaml
 
 from ssd_jax.data.annotated import Annotated, Object
 from ssd_jax.data.box_table import FURTHEST
-from ssd_jax.data.folder import Folder, suffix
+from ssd_jax.data.folder import Folder, path_parts, suffix
 from ssd_jax.data.image import DEFAULTS, ReadOptions
 from ssd_jax.data.json_files import brief, whole
 from ssd_jax.data.reading import Reading, annotated_reading, join_readings, plural
-from ssd_jax.data.text_files import read_lines, read_text
+from ssd_jax.data.text_files import read_head, read_lines, read_text
 
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NAMES_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "predefined_classes.txt")
@@ -39,9 +39,10 @@ def read_yolo(
 ) -> Reading | None:
     """Read all labels of YOLO's format below a folder: by each `data.yaml`, or else where they are beside images.
 
-    The labels of `images/a/b.jpg` are in `labels/a/b.txt`, or beside the image. An image without that file is
-    background. A polygon gives its box. The other arguments are those of `read_coco`; paths in files never lead out
-    of the folder: of a path that does not exist here, the longest end that does is taken.
+    The labels of `images/a/b.jpg` are in `labels/a/b.txt`, or beside the image, or in a folder of another usual name
+    for `images` and `labels`. An image without that file is background. A polygon gives its box. A `data.yaml` of
+    which no image has labels still names the classes. The other arguments are those of `read_coco`; paths in files
+    never lead out of the folder: of a path that does not exist here, the longest end that does is taken.
 
     Raises:
       ValueError: a file breaks a rule of the format.
@@ -51,7 +52,7 @@ def read_yolo(
     readings = [_by_config(folder, file, strict, options) for file in configs]
     found = [reading for reading in readings if reading]
     if not found:
-        return _by_labels(folder, strict, options)
+        return _by_labels(folder, configs, strict, options)
     first, *others = found
     if len({tuple(sorted(reading.images)) for reading in found}) == 1:
         for other in others:
@@ -199,13 +200,13 @@ def _names(value: Any, path: Path) -> dict[int, str]:
 
 
 def _is_config(path: Path) -> bool:
-    """Tell whether a YAML file is for YOLO: other programs have such files too."""
+    """Tell whether a YAML file is for YOLO, perhaps with names alone: other programs have such files too."""
     try:
         text = read_text(path, MOST_CONFIG_BYTES)
     except (OSError, ValueError):
         return False
     keys = {key.strip("\"'") for key in re.findall(r"^(?:\{\s*)?([\"']?\w+[\"']?)\s*:", text, re.MULTILINE)}
-    return "names" in keys and bool(keys & SPLIT_KEYS.keys())
+    return "names" in keys and bool(keys & SPLIT_KEYS.keys() or keys <= {"names", "nc", "path"})
 
 
 def _by_config(folder: Folder, file: str, strict: bool, options: ReadOptions) -> Reading | None:
@@ -226,8 +227,9 @@ def _by_config(folder: Folder, file: str, strict: bool, options: ReadOptions) ->
             for image in images:
                 index = places.setdefault(image, len(places))
                 splits.setdefault(split, {})[index] = None  # a split may name an image twice
-    labels = [_label_of(folder, image) for image in places]
-    if not any(labels):
+    found = _labels_of(folder, list(places))
+    labels = [found.get(image) for image in places]
+    if not found:
         return None
     for split, entry in lost:
         if split != "test" or strict:
@@ -236,6 +238,9 @@ def _by_config(folder: Folder, file: str, strict: bool, options: ReadOptions) ->
             )
         notes.append(f"{split} of {file} is not there")
     without = labels.count(None)
+    lost_images = {path_parts(name)[-1].rpartition(".")[0] for name in missing}
+    alone = _labels_alone(folder, {os.path.dirname(label) for label in found.values()}, found.values())
+    missing += [file for file in alone if PurePosixPath(file).stem not in lost_images]
     return annotated_reading(
         "yolo",
         "YOLO labels",
@@ -277,11 +282,31 @@ def _listed(folder: Folder, place: str, missing: list[str], options: ReadOptions
     return found
 
 
-def _label_of(folder: Folder, image: str) -> str | None:
-    for file in (label_file(image), str(PurePosixPath(image).with_suffix(".txt"))):
-        if file in folder:
-            return file
-    return None
+def _labels_of(folder: Folder, images: Sequence[str]) -> dict[str, str]:
+    """Return the label file of each image that has one.
+
+    It is where YOLO's programs look, or in a folder of another usual name of which a file looks like labels.
+    """
+    labels = {}
+    for image in images:
+        if places := [file for file in _usual_places(image) if file in folder]:
+            labels[image] = places[0]
+    others = [(image, file) for image in images if image not in labels for file in _possible_labels(image)]
+    others = [(image, file) for image, file in others if file in folder]
+    folders = {os.path.dirname(file) for _, file in others if _looks_like_labels(folder.path(file))}
+    for image, file in others:
+        if os.path.dirname(file) in folders:
+            labels.setdefault(image, file)
+    return labels
+
+
+def _labels_alone(folder: Folder, folders: set[str], labels: Iterable[str]) -> list[str]:
+    """Return the files in `folders` that look like labels of no image, leaving out `labels`, which have one."""
+    used = set(labels)
+    texts = [file for file in folder.of_kind(".txt") if os.path.dirname(file) in folders and file not in used]
+    texts = [file for file in texts if _looks_like_labels(folder.path(file))]
+    of_images = {file for image in folder.images for file in _possible_labels(image)} if texts else set()
+    return [file for file in texts if file not in of_images]
 
 
 def _annotated(
@@ -297,11 +322,11 @@ def _annotated(
     return Annotated(image, folder.path(image), image, folder.path(label or image), None, objects, fractions=True)
 
 
-def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | None:
+def _by_labels(folder: Folder, configs: Sequence[str], strict: bool, options: ReadOptions) -> Reading | None:
     """Read labels without a `data.yaml`: text files in `labels` for images in `images`, or beside their images.
 
     A folder has labels if the first line of one of its files is of YOLO's format. Then all of its files that have an
-    image are read, and all images of the folders of these images.
+    image are read, and all images of the folders of these images. `configs` may name the classes.
     """
     images = {file: image for image in folder.images for file in _possible_labels(image) if file in folder}
     texts = {file: image for file, image in images.items() if PurePosixPath(file).name.lower() not in NO_LABELS}
@@ -312,16 +337,25 @@ def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | 
     image_folders = {os.path.dirname(image) for image in labels}
     chosen = [image for image in folder.images if os.path.dirname(image) in image_folders]
     names, where_names = names_file(folder, folders)
+    notes = []
+    if names is None and configs:
+        where_names = min(configs, key=lambda file: (file.count("/"), file))
+        config = parse_config(folder.path(where_names))
+        names = config.names
+        if strict and config.entries:
+            raise ValueError(f"{folder.path(where_names)}: with strict, its images must have labels; got none")
+        notes += [f"{split} of {where_names} has no images with labels" for split in config.entries]
     annotated = [_annotated(folder, image, labels.get(image), names, options) for image in chosen]
     if names is None:
         numbers = max((int(o.name) for a in annotated for o in a.objects), default=-1) + 1
         class_names = [str(k) for k in range(numbers)]
     else:
         class_names = list(names.values())
-    stems = {file for file in folder.of_kind(".txt") if os.path.dirname(file) in folders}
-    alone = sorted(f for f in stems - labels.keys() - set(labels.values()) if _looks_like_labels(folder.path(f)))
+    in_labels = {
+        d for d in map(os.path.dirname, folder.of_kind(".txt")) if {*d.lower().split("/")} & {*LABEL_FOLDERS}
+    }
     without = len(chosen) - len(labels)
-    notes = [f"class names in {where_names}"] if where_names else []
+    notes += [f"class names in {where_names}"] if where_names else []
     notes += [f"{plural(without, 'image')} without a label file are background"] if without else []
     return annotated_reading(
         "yolo",
@@ -330,7 +364,7 @@ def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | 
         annotated,
         where=" and ".join("*.txt" if place in ("", ".") else f"{place}/*.txt" for place in sorted(folders)),
         class_names=class_names,
-        missing=alone,
+        missing=_labels_alone(folder, folders | in_labels, labels.values()),
         named=names is not None,
         notes=notes,
         strict=strict,
@@ -338,9 +372,14 @@ def _by_labels(folder: Folder, strict: bool, options: ReadOptions) -> Reading | 
     )
 
 
+def _usual_places(image: str) -> tuple[str, str]:
+    """Return where YOLO's programs look for the labels of an image, and the place beside it."""
+    return label_file(image), str(PurePosixPath(image).with_suffix(".txt"))
+
+
 def _possible_labels(image: str) -> Iterator[str]:
-    """Give the places where the labels of an image may be: of `label_file`, beside it, in `label` for `image`."""
-    yield from dict.fromkeys((label_file(image), str(PurePosixPath(image).with_suffix(".txt"))))
+    """Give the places where the labels of an image may be: the usual ones, then in `label` for `image` and so on."""
+    yield from dict.fromkeys(_usual_places(image))
     path = PurePosixPath(image)
     for k, part in enumerate(path.parts[:-1]):
         if part.lower() in IMAGE_FOLDERS:
@@ -350,15 +389,13 @@ def _possible_labels(image: str) -> Iterator[str]:
 
 def _looks_like_labels(path: Path) -> bool:
     """Tell whether the first line with words is a class number and coordinates from 0 to 1."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        words = file.read(4000).split(b"\n\n")[0].lstrip().partition(b"\n")[0].split()
+    words = next((line.split() for line in read_head(path, 4000) if line.strip()), [""])
     try:
-        kind, *numbers = (float(word) for word in words)
+        numbers = [float(word) for word in words[1:]]
     except ValueError:
         return False
-    return kind == int(kind) >= 0 and len(numbers) >= 4 and all(-0.5 <= number <= 1.5 for number in numbers)
+    kind = whole(words[0])
+    return kind is not None and kind >= 0 and len(numbers) >= 4 and all(-0.5 <= number <= 1.5 for number in numbers)
 
 
 def names_file(folder: Folder, folders: set[str]) -> tuple[dict[int, str] | None, str]:

@@ -423,6 +423,99 @@ def test_keypoints_follow_the_box(yolo):
     np.testing.assert_allclose(example.boxes, [[0.4, 0.3, 0.6, 0.7]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("with_config", [True, False])
+def test_labels_without_an_image_are_left_out_and_named(yolo, with_config, caplog):
+    """As where some of the images have a format that is not read."""
+    label = (yolo / "labels" / "train" / "2.txt").read_text()
+    for name in ("one", "two"):
+        write_text(yolo / "labels" / "train" / f"{name}.txt", label)
+        write_text(yolo / "images" / "train" / f"{name}.heic", "")
+    write_text(yolo / "labels" / "train" / "readme.txt", "These are labels.")
+    write_text(yolo / "labels" / "train" / "empty.txt", "")
+    if not with_config:
+        (yolo / "data.yaml").unlink()
+        write_text(yolo / "labels" / "lost" / "three.txt", label)  # none of its images is there
+    names = ["labels/lost/three.txt"] * (not with_config) + ["labels/train/one.txt", "labels/train/two.txt"]
+    found = f"{len(names)} of {len(names) + 9} have none: {', '.join(sorted(names))}"
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        assert len(open_source("auto", "all", root=yolo)) == 9
+    assert f"{plural(len(names), 'annotation')} without an image left out" in describe_folder(yolo).text
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert message.endswith(f": annotations without an image were left out: {found}")
+    with pytest.raises(FileNotFoundError) as error:
+        open_source("auto", "all", root=yolo, strict=True)
+    one_line(error, f"every annotation must have an image; {found}")
+
+
+def test_a_config_that_lists_some_of_the_images(yolo):
+    write_text(yolo / "val.txt", "./images/val/1.png\n./images/val/lost.png\n")
+    write_text(yolo / "labels" / "val" / "lost.txt", "0 .5 .5 .1 .1\n")
+    write_text(yolo / "data.yaml", CONFIG.replace("images/val", "val.txt"))
+    found = describe_folder(yolo)
+    assert found.splits == {"train": 5, "val": 1} and "; 1 annotation without an image left out" in found.text
+
+
+@pytest.mark.parametrize("images", ["img", "imgs", "image", "JPEGImages"])
+def test_a_config_beside_images_in_a_folder_of_another_name(tmp_path, images):
+    for i, example in enumerate(IMAGES):
+        split = "valid" if i % 2 else "train"
+        write_image(tmp_path / split / images / f"{i}.png", example.image)
+        write_text(tmp_path / split / "labels" / f"{i}.txt", yolo_lines(example))
+        write_text(tmp_path / split / "txt" / f"{i}.txt", "a caption\n")
+    write_text(tmp_path / "data.yaml", f"train: train/{images}\nval: valid/{images}\nnames: [bright, dark]\n")
+    found = describe_folder(tmp_path)
+    assert "YOLO labels in data.yaml: 9 images" in found.text and found.splits == {"train": 5, "val": 4}
+    same_images(open_source("auto", "all", root=tmp_path), IMAGES)
+
+
+def test_a_config_whose_folders_are_not_there_names_the_classes(yolo):
+    (yolo / "images").rename(yolo / "pictures")
+    (yolo / "labels").rename(yolo / "pictures" / "labels")
+    for path in (yolo / "pictures" / "labels").rglob("*.txt"):
+        path.rename(yolo / "pictures" / path.parent.name / path.name)
+    found = describe_folder(yolo)
+    assert found.class_names == ("bright", "dark")
+    notes = "; train of data.yaml has no images with labels; val of data.yaml has no images with labels"
+    assert f"{notes}; class names in data.yaml" in found.text
+    with pytest.raises(ValueError) as error:
+        describe_folder(yolo, strict=True)
+    one_line(error, f"{yolo / 'data.yaml'}: with strict, its images must have labels; got none")
+
+
+# -- encodings
+
+ENCODINGS = ["utf-8-sig", "utf-16"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if "Hugging" not in name])
+def test_encodings_of_annotations(tmp_path, name, encoding):
+    """Whatever programs write: a byte order mark, or UTF-16, as PowerShell does."""
+    write, kind, splits = LAYOUTS[name]
+    write(tmp_path, IMAGES)
+    for path in tmp_path.rglob("*.*"):
+        if path.is_file() and path.suffix != ".png":
+            path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    found = describe_folder(tmp_path)
+    assert found.class_names == IMAGES.class_names and set(found.splits) == splits
+    same_images(open_source(kind, "all", root=tmp_path), IMAGES)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encodings_of_labels_without_a_config(tmp_path, encoding):
+    yolo_images(tmp_path, IMAGES)
+    for path in tmp_path.rglob("*.txt"):
+        path.write_bytes(path.read_text().encode(encoding))
+    same_images(open_source("auto", "all", root=tmp_path, class_names=["bright", "dark"]), IMAGES)
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-1", "cat", "1.5"])
+def test_a_text_that_is_no_label(tmp_path, word):
+    voc_beside(tmp_path, IMAGES)
+    write_text(tmp_path / "1.txt", f"{word} .5 .5 .1 .1\n")
+    assert describe_folder(tmp_path).text.startswith(f"{tmp_path}: VOC XML in *.xml: 9 images")
+
+
 # -- real data
 
 
