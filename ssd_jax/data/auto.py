@@ -193,9 +193,11 @@ def open_folder(
             f"{len(reading.class_names)} or more; got {len(names)}"
         )
     numbers = tuple(map(str, range(len(names)))) if by_number else names
-    is_random = split in DEFAULT_SPLITS and not reading.splits
+    is_random = split in DEFAULT_SPLITS and not any(reading.splits.values())
     indices = range(len(reading.images)) if split == "all" or is_random else reading.splits.get(split)
-    if not indices:
+    if indices is not None and not len(indices):
+        raise ValueError(f"{root}: the split {split!r} must have images; got none")
+    if indices is None:
         found = ", ".join(["all", *sorted(reading.splits)])
         raise ValueError(f"{root}: a split must be one of {found}, or a part of one, as all[~:80%]; got {split!r}")
     source = reading.open(indices, numbers, drop_other_classes=drop_other_classes, quiet=False)

@@ -31,6 +31,10 @@ OTHER_TASKS = re.compile("(person_keypoints|captions|panoptic|stuff)_")
 LONGEST_SIDE = 1_000_000  # of an image, in pixels
 
 
+class NoImagesError(ValueError):
+    """An annotation file that has neither images nor annotations."""
+
+
 class Image(NamedTuple):
     """An entry of "images"; a side of 0 is not known from the annotation file."""
 
@@ -92,6 +96,9 @@ class COCOJson(Source):
         self.path, self.folder = Path(annotations).expanduser(), Path(images).expanduser()
         self._options = options
         data = _load(self.path, options.max_annotation_bytes)
+        if not data["images"]:
+            kind = ValueError if data["annotations"] else NoImagesError
+            raise kind(f"{self.path}: images must be one or more; got none")
         self._images = self._parse_images(data["images"])
         self._categories = self._parse_categories(data["categories"])
         self.class_names = tuple(category.name for category in self._categories)
@@ -158,8 +165,6 @@ class COCOJson(Source):
         }
 
     def _parse_images(self, rows: list[Row]) -> list[Image]:
-        if not rows:
-            raise ValueError(f"{self.path}: images must be one or more; got none")
         images = []
         self._numbered = all(whole(row["id"]) is not None for row in rows)
         for row in rows:
@@ -365,7 +370,11 @@ def read_coco(
     paths = _without_other_tasks(json_files(folder, "coco", options))
     if not paths:
         return None
-    files = [_open_in(folder, path, strict, allow_outside, options) for path in paths]
+    found = {path: _open_in(folder, path, strict, allow_outside, options) for path in paths}
+    splits: dict[str, list[int]] = {name: [] for path, file in found.items() if not file for name in _splits_of(path)}
+    paths, files = [path for path, file in found.items() if file], [file for file in found.values() if file]
+    if not files:
+        raise ValueError(f"{folder.path(next(iter(found)))}: images must be one or more; got none")
     class_names = tuple(dict.fromkeys(name for file in files for name in file.class_names))
     notes = []
     if empty := _supercategory(paths, files):
@@ -374,11 +383,8 @@ def read_coco(
 
     places: dict[str, int] = {}  # image -> its index
     owners: list[tuple[int, int]] = []  # of each image: which file, which of its images
-    splits: dict[str, list[int]] = {}
     for k, (path, file) in enumerate(zip(paths, files, strict=True)):
-        # A name without a word, as "all", names no split.
-        names = {split_word(path, stem=True), Path(path).stem.removeprefix("instances_")}
-        names = {name for name in names if split_word(name, stem=True)}
+        names = _splits_of(path)
         for i, image in enumerate(file.files):
             if image not in places:
                 places[image] = len(owners)
@@ -403,7 +409,7 @@ def read_coco(
     return Reading(
         kind="coco",
         title="COCO JSON",
-        where=files_text(paths),
+        where=files_text(list(found)),
         class_names=class_names,
         images=list(places),
         boxes=[counts[k][i] for k, i in owners],
@@ -419,14 +425,23 @@ def _without_other_tasks(paths: list[str]) -> list[str]:
     return [path for path in paths if os.path.dirname(path) not in folders or not OTHER_TASKS.match(Path(path).name)]
 
 
-def _open_in(folder: Folder, path: str, strict: bool, allow_outside: bool, options: ReadOptions) -> COCOJson:
-    """Open an annotation file whose images are anywhere below the folder."""
+def _splits_of(path: str) -> set[str]:
+    """Return the splits that the name of an annotation file names; a name without a word, as "all", names none."""
+    names = {split_word(path, stem=True), Path(path).stem.removeprefix("instances_")}
+    return {name for name in names if split_word(name, stem=True)}
+
+
+def _open_in(folder: Folder, path: str, strict: bool, allow_outside: bool, options: ReadOptions) -> COCOJson | None:
+    """Open an annotation file whose images are anywhere below the folder; None if it has no images."""
 
     def find(name: str) -> str:
         return folder.find_image(name, near=path, split=split_word(path, stem=True)) or name
 
     how = {"strict": strict, "allow_outside": allow_outside, "options": options, "quiet": True}
-    return COCOJson(folder.path(path), folder.root, find=find, **how)
+    try:
+        return COCOJson(folder.path(path), folder.root, find=find, **how)
+    except NoImagesError:
+        return None
 
 
 def _supercategory(paths: list[str], files: list[COCOJson]) -> str:

@@ -60,6 +60,8 @@ def read_csv(
     missing: dict[str, None] = {}
     for file in files:
         path, word = folder.path(file), split_word(file, stem=True)
+        if word:
+            splits.setdefault(word, [])
         table = parse_csv(path, names, options)
         for name, objects in table.objects.items():
             image = _find(folder, name, file, word)
@@ -76,7 +78,7 @@ def read_csv(
                     f"{known.annotation} has with others"
                 )
             if word:
-                splits.setdefault(word, []).append(image)
+                splits[word].append(image)
     places = {image: index for index, image in enumerate(annotated)}
     found = {word: [places[image] for image in dict.fromkeys(images)] for word, images in splits.items()}
     return annotated_reading(
@@ -85,7 +87,7 @@ def read_csv(
         folder,
         list(annotated.values()),
         where=files_text(files),
-        splits=found or folder_splits(list(annotated)),
+        splits=found if any(found.values()) else folder_splits(list(annotated)),
         missing=list(missing),
         strict=strict,
         options=options,

@@ -34,7 +34,7 @@ class Reading:
       class_names: the classes in the order of their labels.
       images: paths of the images, relative to the folder, in order.
       boxes: number of objects of each image.
-      splits: indices of the images of each split that the data names.
+      splits: indices of the images of each split that the data names; a split may have none.
       open: makes a source.
       named: whether the data names its classes; else they are numbers as text, from "0".
       notes: what else to say about it, each a clause.
@@ -65,6 +65,8 @@ class Reading:
         names = sorted(self.splits, key=lambda name: (order.get(name, len(order)), name))
         if names:
             parts.append("splits " + some([f"{name} {len(self.splits[name]):,}" for name in names], 5))
+            if empty := [name for name in names if not self.splits[name]]:
+                parts.append(f"no images in {some(empty, 5)}")
         else:
             parts.append("no splits")
         return "; ".join([*parts, *self.notes])

@@ -151,7 +151,12 @@ def _check_layout(root: Path) -> None:
 
 
 def _split_ids(root: Path, split: str, images: dict[str, Path], options: ReadOptions) -> list[str]:
-    ids = [image_id for part in split.split("+") for image_id in _read_split(root, part.strip(), images, options)]
+    parts = {part.strip(): _read_split(root, part.strip(), images, options) for part in split.split("+")}
+    for part, listed in parts.items():
+        if not listed:
+            path = root / "ImageSets" / "Main" / f"{part}.txt"
+            raise ValueError(f"{path}: a split must list at least one image; this one is empty, or all flags are -1")
+    ids = [image_id for part in split.split("+") for image_id in parts[part.strip()]]
     unique = list(dict.fromkeys(ids))
     if len(unique) < len(ids):
         twice = [image_id for image_id, times in Counter(ids).items() if times > 1]
@@ -167,12 +172,7 @@ def _read_split(root: Path, split: str, images: dict[str, Path], options: ReadOp
         raise FileNotFoundError(f"{path}: no such split; found {some(found) if found else 'none'}")
     lines = read_lines(path, options.max_annotation_bytes)
     ids = [_listed(line.strip(), images) for line in lines if line.strip()]
-    if not ids:
-        raise ValueError(f"{path}: a split must list at least one image; this file is empty")
-    listed = [image_id for image_id in ids if image_id]
-    if not listed:
-        raise ValueError(f"{path}: a split must list at least one image; all of its flags are -1")
-    return listed
+    return [image_id for image_id in ids if image_id]
 
 
 def _listed(line: str, images: dict[str, Path]) -> str:
@@ -245,7 +245,7 @@ def read_voc(
         folder,
         annotated,
         where=files_text(files),
-        splits=splits or None,
+        splits=splits if any(splits.values()) else None,
         missing=missing,
         inclusive=True,
         notes=[f"{plural(without, 'image')} without annotation left out"] if without else [],
@@ -255,7 +255,10 @@ def read_voc(
 
 
 def _listed_splits(folder: Folder, places: dict[str, int], options: ReadOptions) -> dict[str, list[int]]:
-    """Return the splits of all folders in VOC's layout; `places` has the index of each annotation's image."""
+    """Return the splits of all folders in VOC's layout, also those of no image.
+
+    `places` has the index of each annotation's image.
+    """
     splits: dict[str, list[int]] = {}
     for file in folder.of_kind(".txt"):
         found = re.fullmatch(r"(?:(.*)/)?ImageSets/Main/([^/]+)\.txt", file)
@@ -274,4 +277,5 @@ def _listed_splits(folder: Folder, places: dict[str, int], options: ReadOptions)
                     f"{folder.path(file)}: every name in a split must be of an image and its annotation; got {name!r}"
                 )
             splits.setdefault(split, []).append(index)
+        splits.setdefault(split, [])
     return splits

@@ -147,8 +147,8 @@ def _write_voc(
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     for split, indices in (splits or {"all": range(len(source))}).items():
-        lines = [f"{stems[index]}\n" for index in indices if index in stems]
-        (lists / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+        if lines := [f"{stems[index]}\n" for index in indices if index in stems]:
+            (lists / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _xml(written: Written, class_names: Sequence[str]) -> str:

@@ -224,9 +224,8 @@ def _by_config(folder: Folder, file: str, strict: bool, options: ReadOptions) ->
             if images is None:
                 lost.append((split, entry))
                 continue
-            for image in images:
-                index = places.setdefault(image, len(places))
-                splits.setdefault(split, {})[index] = None  # a split may name an image twice
+            indices = splits.setdefault(split, {})
+            indices |= dict.fromkeys(places.setdefault(image, len(places)) for image in images)  # some come twice
     found = _labels_of(folder, list(places))
     labels = [found.get(image) for image in places]
     if not found:

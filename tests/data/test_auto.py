@@ -113,6 +113,46 @@ def test_splits_that_the_data_names(tmp_path):
     )
 
 
+# Layout, a split, what empties it, and the sizes of the splits then.
+EMPTY = {
+    "VOC": ("val", {"ImageSets/Main/val.txt": "\n"}, {"train": 5, "val": 0}),
+    "VOC flags": ("cat_val", {"ImageSets/Main/cat_val.txt": "0001 -1\n"}, {"train": 5, "val": 4, "cat_val": 0}),
+    "COCO": (
+        "val",
+        {"annotations/instances_val2017.json": '{"images":[],"annotations":[],"categories":[]}'},
+        {"train": 5, "train2017": 5, "val": 0, "val2017": 0},
+    ),
+    "CSV": ("test", {"data/test_labels.csv": "filename,class,xmin,ymin,xmax,ymax\n"}, {"train": 5, "test": 0}),
+    "YOLO text": ("val", {"val.txt": ""}, {"train": 5, "val": 0}),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_split_without_images(tmp_path, name):
+    split, files, splits = EMPTY[name]
+    LAYOUTS[name.removesuffix(" flags")][0](tmp_path, IMAGES)
+    for file, text in files.items():
+        write_text(tmp_path / file, text)
+    found = describe_folder(tmp_path)
+    assert found.splits == splits and f"{split} 0" in found.text and f"; no images in {split}" in found.text
+    assert len(open_source("auto", "train", root=tmp_path)) == 5
+    assert "val" in splits or (found.train, found.eval) == ("train[~:80%]", "train[~80%:]")
+    with pytest.raises(ValueError) as error:
+        open_source("auto", split, root=tmp_path)
+    one_line(error, f"{tmp_path}: the split {split!r} must have images; got none")
+
+
+def test_all_splits_are_without_images(tmp_path):
+    voc_own(tmp_path / "voc", drawn(30))
+    for split in ("train", "val"):
+        write_text(tmp_path / "voc" / "ImageSets" / "Main" / f"{split}.txt", "")
+    assert len(open_source("auto", "train", root=tmp_path / "voc")) == 24
+    write_text(tmp_path / "coco" / "labels.json", '{"images":[],"annotations":[],"categories":[]}')
+    with pytest.raises(ValueError) as error:
+        describe_folder(tmp_path / "coco")
+    one_line(error, f"{tmp_path / 'coco' / 'labels.json'}: images must be one or more; got none")
+
+
 def test_a_folder_that_changes_is_read_again(tmp_path):
     voc_beside(tmp_path, IMAGES)
     for path in tmp_path.iterdir():

@@ -226,7 +226,7 @@ def test_class_lists_of_voc(root):
     split(root, "none", "a -1", "b -1")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "none")
-    one_line(error, f"{root / 'ImageSets/Main/none.txt'}: a split must list at least one image; all of its flags are")
+    one_line(error, f"{root / 'ImageSets/Main/none.txt'}: a split must list at least one image; this one is")
 
 
 def test_a_hidden_image_may_be_listed(root):
@@ -344,7 +344,7 @@ def test_an_empty_split(root):
     split(root, "test")
     with pytest.raises(ValueError) as error:
         VOCFolder(root, "test")
-    one_line(error, f"{root / 'ImageSets/Main/test.txt'}: a split must list at least one image; this file is empty")
+    one_line(error, f"{root / 'ImageSets/Main/test.txt'}: a split must list at least one image; this one is empty")
 
 
 def test_an_annotation_without_its_image(root):

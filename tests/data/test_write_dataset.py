@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 from image_files import with_orientation
-from layouts import coco_own, voc_beside, voc_own, write_text
-from test_auto import IMAGES, same_images
+from layouts import coco_own, voc_beside, voc_own, write_text, yolo_list_of_names
+from test_auto import BOXES, IMAGES, same_images
 from test_voc import one_line
 
 from ssd_jax.commands.convert import main
@@ -120,6 +120,25 @@ def test_unreadable_images_are_left_out_and_named(tmp_path, capsys):
     main([str(tmp_path / "a"), str(tmp_path / "b"), "--to=yolo"])
     assert "NOTE: 1 image left out, which cannot be read: 3.png." in capsys.readouterr().out
     assert describe_folder(tmp_path / "b").images == 8
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_a_split_whose_images_are_all_unreadable_is_not_written(tmp_path, capsys, layout):
+    yolo_list_of_names(tmp_path / "a", IMAGES)
+    for path in (tmp_path / "a" / "images" / "val").iterdir():
+        write_text(path, "")
+    main([str(tmp_path / "a"), str(tmp_path / "b"), f"--to={layout}"])
+    out = capsys.readouterr().out
+    assert "NOTE: 4 images left out, which cannot be read" in out and out.endswith("splits train 5\n")
+    assert not list((tmp_path / "b").rglob("*val*"))
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_splits_of_other_names_keep_the_classes(tmp_path, layout):
+    write_dataset(IMAGES, {"fold0": range(5), "fold1": range(5, 9)}, tmp_path / "b", layout)
+    found = describe_folder(tmp_path / "b")
+    assert found.class_names == ("bright", "dark") and (found.images, found.boxes) == (9, BOXES)
+    same_images(open_source("auto", "all", root=tmp_path / "b"), IMAGES)
 
 
 def refused(arguments, message):
