@@ -170,6 +170,13 @@ def without_orientation(tiff: bytes) -> bytes:
     return tiff
 
 
+def level_of_white(file: bytes) -> int:
+    """Return the level that a PPM or PGM says is white; 255 for a bitmap of PBM, which has none."""
+    header = re.sub(rb"#[^\r\n]*", b"", file[:1000])
+    found = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)", header)
+    return int(found[1]) if found else 255
+
+
 def cut_short(file: bytes) -> str:
     """Say that a JPEG or PNG has no end."""
     return f"the file is cut short (no end-of-image marker in its {len(file)} bytes)"

@@ -15,6 +15,7 @@ from ssd_jax.data.formats import (
     UnreadableImage,
     cut_short,
     has_end,
+    level_of_white,
     read_header,
     without_extras,
     without_orientation,
@@ -85,7 +86,8 @@ def decode_image(
 ) -> np.ndarray:
     """Decode an image file, or convert an array.
 
-    Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8.
+    Grayscale becomes three equal channels, alpha is dropped, 16 bits become 8. The level that a PPM or PGM says is
+    white becomes 255.
 
     Args:
       image: an encoded file, or uint8 or uint16 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], which is upright.
@@ -107,7 +109,10 @@ def decode_image(
     header = _read_header(file, options)
     if header.format == "TIFF" and header.orientation != 1:
         file = without_orientation(file)  # OpenCV turns a TIFF whatever its flags are
-    pixels = _decode_jpeg(file, _reduced(header.size, at_least)) if header.format == "JPEG" else _decode_file(file)
+    if header.format == "JPEG":
+        pixels = _decode_jpeg(file, _reduced(header.size, at_least))
+    else:
+        pixels = _decode_ppm(file) if header.format == "PPM" else _decode_file(file)
     return _turn(pixels, header.orientation) if _is_turned(header, size, options) else pixels
 
 
@@ -198,15 +203,29 @@ def _decode_jpeg(file: bytes, reduced: dict[str, Any]) -> np.ndarray:
         raise UnreadableImage(f"the file is damaged: {reason}") from None
 
 
+def _decode_ppm(file: bytes) -> np.ndarray:
+    """Decode a PPM or PGM: OpenCV scales the levels of texts of 8 bits, but of no other file."""
+    white = level_of_white(file)
+    if white in (255, 65535) or (white < 255 and file[:2] in (b"P2", b"P3")):
+        return _decode_file(file)
+    levels = _decode(file, cv2.IMREAD_UNCHANGED)
+    image = np.minimum(np.rint(levels * np.float32(255 / white)), 255).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
 def _decode_file(file: bytes) -> np.ndarray:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(file, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # OpenCV 5.0.0 mixes up the channels of IMREAD_COLOR_RGB
+
+
+def _decode(file: bytes, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
     except cv2.error as error:
         raise UnreadableImage(f"the file is damaged: {error.err}") from None
     if image is None:
         raise UnreadableImage("the file is damaged: OpenCV cannot decode it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # OpenCV 5.0.0 mixes up the channels of IMREAD_COLOR_RGB
+    return image
 
 
 def warp(image: np.ndarray, size: Side) -> np.ndarray:

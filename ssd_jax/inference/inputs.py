@@ -14,12 +14,15 @@ from ssd_jax.files import read_bytes
 Image = np.ndarray | str | Path | bytes | PIL.Image.Image
 """RGB uint8 [h, w, 3], the path of an image file, its bytes, or an image of PIL."""
 
+BITS_PER_SAMPLE = 0x0102  # a tag of TIFF
+
 
 def read_image(image: Image, *, bgr: bool = False, name: str = "an image") -> np.ndarray:
     """Return an image as upright RGB uint8 [h, w, 3].
 
     Args:
       image: any of `Image`. Files and images of PIL are turned as their EXIF says; arrays are taken as they are.
+        16 bits become 8. Levels of PIL's modes I and F must be from 0 to 255, unless its file says which is white.
       bgr: whether arrays are BGR, as OpenCV's are.
       name: how errors call an image that is no path.
 
@@ -44,10 +47,25 @@ def read_image(image: Image, *, bgr: bool = False, name: str = "an image") -> np
         raise UnreadableImage(f"{name if isinstance(image, bytes) else image}: {error}") from None
 
 
+def _level_of_white(image: PIL.Image.Image) -> int:
+    """Return the level of white of an image of PIL, which knows it only of modes of 8 bits."""
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]  # a TIFF may have 12
+        return 2**bits - 1
+    return 65535 if image.mode == "I" and image.format in ("PPM", "PNG") else 255
+
+
 def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
+    white = _level_of_white(image)
     try:
-        image = PIL.ImageOps.exif_transpose(image)
-        deep = image.mode.startswith("I;16")  # 16 bits, which PIL would cut off at 255
-        return decode_image(np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB")))
+        image = PIL.ImageOps.exif_transpose(image)  # without the file's format and tags
+        if white > 255:
+            levels = np.asarray(image).astype(np.uint32)
+            return decode_image(np.minimum(levels * 65535 // white, 65535).astype(np.uint16))
+        if image.mode in ("I", "F"):
+            least, most = np.min(image), np.max(image)
+            if not 0 <= least <= most <= 255:  # PIL would cut them off
+                raise ValueError(f"levels from {least:g} to {most:g} in mode {image.mode}: scale them to 0 to 255")
+        return decode_image(np.asarray(image.convert("RGB")))
     except (OSError, ValueError, SyntaxError) as error:  # PIL reads the pixels only now
         raise UnreadableImage(f"{name} must be an image that PIL can decode; got {error}") from None

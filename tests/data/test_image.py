@@ -39,6 +39,28 @@ def test_decode_makes_three_channels_of_eight_bits():
     np.testing.assert_allclose(data.decode_image(encode(deep, ".png")).astype(int), deep >> 8, atol=1)
 
 
+def pnm(magic, white, levels, comment=b""):
+    """A PPM or PGM of levels [h, w] or [h, w, 3], binary (P5, P6) or as text (P2, P3)."""
+    height, width = levels.shape[:2]
+    text = b" ".join(b"%d" % level for level in levels.ravel()) + b"\n"
+    body = text if magic in (b"P2", b"P3") else levels.astype(np.uint8 if white < 256 else ">u2").tobytes()
+    return magic + b"\n" + comment + b"%d %d\n%d\n" % (width, height, white) + body
+
+
+@pytest.mark.parametrize("magic", [b"P2", b"P3", b"P5", b"P6"])
+@pytest.mark.parametrize("white", [1, 15, 100, 255, 256, 1023, 4095, 65535])
+def test_the_file_says_which_level_is_white(magic, white):
+    """The parts of white are the same whatever its level; one byte is too few for 16 bits of each."""
+    parts = np.linspace(0, 1, 3 * 5 * 7).reshape(5, 7, 3)
+    levels = np.rint(parts * white).astype(int)
+    levels = levels if magic in (b"P3", b"P6") else levels[:, :, 0]
+    expected = 255 * levels / white
+    decoded = data.decode_image(pnm(magic, white, levels, comment=b"# 9 9 9\n"))
+    assert decoded.dtype == np.uint8 and decoded.shape == (5, 7, 3)
+    np.testing.assert_allclose(decoded, expected if levels.ndim == 3 else np.stack([expected] * 3, 2), atol=1)
+    assert (decoded[levels.reshape(5, 7, -1)[:, :, 0] == white] == 255).all()
+
+
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 @pytest.mark.parametrize("part", [0.5, 0.9, -1])
 def test_decode_refuses_part_of_a_file(extension, part):

@@ -1,6 +1,7 @@
 """One image, given in every kind that a detector takes."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -34,6 +35,40 @@ def test_images_of_pil_are_converted_to_rgb():
     assert deep.mode == "I;16"
     for image in (PIL.Image.fromarray(gray), deep, PIL.Image.fromarray(gray).convert("RGBA")):
         np.testing.assert_array_equal(read_image(image), three)
+
+
+@pytest.mark.parametrize("white", [100, 4095, 65535])
+def test_an_image_of_pil_has_the_levels_of_its_file(white):
+    levels = (np.arange(600).reshape(20, 30) % (white + 1)).astype(np.uint8 if white < 256 else ">u2")
+    file = b"P5\n30 20\n%d\n" % white + levels.tobytes()
+    image = PIL.Image.open(io.BytesIO(file))
+    assert image.mode == ("L" if white < 256 else "I")
+    np.testing.assert_allclose(read_image(image).astype(int), read_image(file), atol=1)
+    np.testing.assert_allclose(read_image(image)[:, :, 0], 255 * levels.astype(float) / white, atol=1)
+
+
+def test_a_tiff_of_twelve_bits():
+    """Pillow gives the levels as they are, and only the file's tags tell that 4095 is white."""
+    body = bytes.fromhex("fff800000010")  # 4095, 2048 and 0, 16
+    fields = {256: 2, 257: 2, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 2, 279: len(body)}
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    file = struct.pack("<4sI", b"II*\0", 8 + len(body)) + body + struct.pack("<H", len(fields)) + tags + bytes(4)
+    image = PIL.Image.open(io.BytesIO(file))
+    assert image.mode == "I;16"
+    np.testing.assert_array_equal(read_image(image)[:, :, 0], [[255, 128], [0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_an_image_of_pil_whose_white_is_not_known(dtype):
+    levels = np.arange(256).reshape(16, 16)
+    small = PIL.Image.fromarray(levels.astype(dtype))
+    assert small.mode in ("I", "F")
+    np.testing.assert_array_equal(read_image(small)[:, :, 1], levels)
+    for change, rule in ((levels + 1, "levels from 1 to 256"), (levels - 1, "levels from -1 to 254")):
+        with pytest.raises(
+            UnreadableImage, match=f"^image 4 must be an image that PIL can decode; got {rule} in mode"
+        ):
+            read_image(PIL.Image.fromarray(change.astype(dtype)), name="image 4")
 
 
 def test_an_image_of_pil_is_turned_as_a_file_is():
