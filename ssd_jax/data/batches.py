@@ -86,8 +86,8 @@ def train_batches(
       ValueError: an argument breaks a rule; with `strict`, also the data.
     """
     _check_share(source, batch_size, process_index, process_count)
-    if max_boxes < 1 or start_step < 0:
-        raise ValueError(f"max_boxes must be at least 1 and start_step at least 0; got {max_boxes}, {start_step}")
+    _check_least(1, max_boxes=max_boxes, canvas_size=canvas_size)
+    _check_least(0, start_step=start_step, threads=threads)
     read = _Reader(source, strict=strict, at_least=canvas_size if reduced_decoding else None)
 
     def load(index: int) -> Row:
@@ -125,7 +125,12 @@ def train_batches(
 
 
 def train_batch_shapes(*, batch_size: int, canvas_size: int, max_boxes: int) -> dict[str, np.ndarray]:
-    """Return arrays of the shapes and types of `train_batches`, for one process: zeros that take no memory."""
+    """Return arrays of the shapes and types of `train_batches`, for one process: zeros that take no memory.
+
+    Raises:
+      ValueError: an argument is below 1.
+    """
+    _check_least(1, batch_size=batch_size, canvas_size=canvas_size, max_boxes=max_boxes)
     shapes = {
         "images": (np.uint8, (canvas_size, canvas_size, 3)),
         "sizes": (np.int32, (2,)),
@@ -183,6 +188,8 @@ def eval_batches(
       ValueError: an argument breaks a rule; with `strict`, also the data.
     """
     _check_share(source, batch_size, process_index, process_count)
+    _check_least(1, image_size=min(sides_of(image_size)))
+    _check_least(0, max_boxes=max_boxes, threads=threads)
     read = _Reader(source, strict=strict)
 
     def load(index: int) -> Row:
@@ -237,6 +244,12 @@ def _check_share(source: Source, batch_size: int, process_index: int, process_co
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be in [0, process_count); got {process_index} of {process_count}")
+
+
+def _check_least(least: int, **values: int):
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
 
 
 class _Reader:

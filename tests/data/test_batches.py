@@ -341,14 +341,37 @@ def test_an_error_of_the_source_is_not_swallowed():
         (dict(batch_size=4, process_count=3), "multiple of the number of processes; got 4 for 3"),
         (dict(batch_size=0), "got 0 for 1"),
         (dict(process_count=2, process_index=2), r"process_index must be in \[0, process_count\); got 2 of 2"),
-        (dict(max_boxes=0), "max_boxes must be at least 1 and start_step at least 0; got 0, 0"),
-        (dict(start_step=-1), "got 3, -1"),
+        (dict(max_boxes=0), "^max_boxes must be at least 1; got 0$"),
+        (dict(canvas_size=0), "^canvas_size must be at least 1; got 0$"),
+        (dict(start_step=-1), "^start_step must be at least 0; got -1$"),
+        (dict(threads=-1), "^threads must be at least 0; got -1$"),
         (dict(cache_gb=-1), "cache_gb must be at least 0; got -1"),
     ],
 )
 def test_train_batches_checks_its_options(options, message):
     with pytest.raises(ValueError, match=message):
         data.train_batches(source(3), **OPTIONS | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(batch_size=0), "got 0 for 1$"),
+        (dict(image_size=0), "^image_size must be at least 1; got 0$"),
+        (dict(image_size=(16, 0)), "^image_size must be at least 1; got 0$"),
+        (dict(max_boxes=-1), "^max_boxes must be at least 0; got -1$"),
+        (dict(threads=-1), "^threads must be at least 0; got -1$"),
+    ],
+)
+def test_eval_batches_checks_its_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        data.eval_batches(source(3), **dict(batch_size=2, image_size=16) | options)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "canvas_size", "max_boxes"])
+def test_train_batch_shapes_checks_its_options(name):
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1; got 0$"):
+        train_batch_shapes(**dict(batch_size=4, canvas_size=32, max_boxes=3) | {name: 0})
 
 
 def test_an_empty_source_is_an_error():
