@@ -59,11 +59,12 @@ def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
     white = _level_of_white(image)
     try:
         image = PIL.ImageOps.exif_transpose(image)  # without the file's format and tags
+        levels = np.asarray(image)
         if white > 255:
-            levels = np.asarray(image).astype(np.uint32)
-            return decode_image(np.minimum(levels * 65535 // white, 65535).astype(np.uint16))
+            scaled = levels.astype(np.uint32) * 65535 // white
+            return decode_image(np.minimum(scaled, 65535).astype(np.uint16))
         if image.mode in ("I", "F"):
-            least, most = np.min(image), np.max(image)
+            least, most = np.min(levels), np.max(levels)
             if not 0 <= least <= most <= 255:  # PIL would cut them off
                 raise ValueError(f"levels from {least:g} to {most:g} in mode {image.mode}: scale them to 0 to 255")
         return decode_image(np.asarray(image.convert("RGB")))
