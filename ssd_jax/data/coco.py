@@ -63,6 +63,7 @@ class COCOJson(Source):
     Attributes:
       class_names: the names of the categories; label k is `class_names[k - 1]`.
       used_class_names: the names of those categories that have an annotation.
+      scored: whether all annotations have a score, as the results of a detector have.
     """
 
     inclusive = False
@@ -106,6 +107,7 @@ class COCOJson(Source):
         self._check_files(allow_outside)
         self._sizes = self._read_sizes()  # [len, 2], (height, width)
         self._index(data["annotations"], strict, quiet)
+        self.scored = bool(data["annotations"]) and all("score" in row for row in data["annotations"])
         self.used_class_names = tuple(self.class_names[k - 1] for k in np.unique(self._labels).tolist())
 
     def __len__(self) -> int:
@@ -361,7 +363,8 @@ def read_coco(
     """Read all annotation files of COCO's format below a folder, wherever they and their images are.
 
     A file's split is the word of its name, or else of its folder: `instances_train2017.json` is of "train", and also
-    of "train2017". An image may be in several files if they say the same of it.
+    of "train2017". An image may be in several files if they say the same of it. A file with scores, whose images
+    are all in files without scores, has the results of a detector, and is left out.
 
     Raises:
       ValueError: a file breaks a rule of the format, or two files say different things of an image.
@@ -372,11 +375,14 @@ def read_coco(
         return None
     found = {path: _open_in(folder, path, strict, allow_outside, options) for path in paths}
     splits: dict[str, list[int]] = {name: [] for path, file in found.items() if not file for name in _splits_of(path)}
+    labelled = {image for file in found.values() if file and not file.scored for image in file.files}
+    results = [path for path, file in found.items() if file and file.scored and labelled.issuperset(file.files)]
+    found = {path: file for path, file in found.items() if path not in results}
     paths, files = [path for path, file in found.items() if file], [file for file in found.values() if file]
     if not files:
         raise ValueError(f"{folder.path(next(iter(found)))}: images must be one or more; got none")
     class_names = tuple(dict.fromkeys(name for file in files for name in file.class_names))
-    notes = []
+    notes = [f"{path} left out, whose boxes have scores" for path in results]
     if empty := _supercategory(paths, files):
         class_names = tuple(name for name in class_names if name != empty)
         notes.append(f"without Roboflow's empty class {empty}")

@@ -347,6 +347,25 @@ def test_results_are_no_annotations(tmp_path):
     assert "COCO JSON in annotations/*.json: 9 images" in describe_folder(tmp_path).text
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_results_with_their_images_are_left_out_and_named(tmp_path, strict):
+    coco_single(tmp_path, IMAGES)
+    data = json.loads((tmp_path / "labels.json").read_text())
+    rows = [row | {"score": 0.5, "bbox": [1, 1, 9, 9]} for row in data["annotations"]]
+    write_text(tmp_path / "dets" / "dets.json", json.dumps(data | {"annotations": rows}))
+    found = describe_folder(tmp_path, strict=strict)
+    assert "COCO JSON in labels.json: 9 images" in found.text
+    assert found.text.endswith("; dets/dets.json left out, whose boxes have scores")
+    same_images(open_source("auto", "all", root=tmp_path, strict=strict), IMAGES)
+
+
+def test_scores_in_one_of_two_splits(tmp_path):
+    coco_own(tmp_path, IMAGES)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    write_text(path, path.read_text().replace('"area"', '"score": 0.5, "area"'))
+    assert describe_folder(tmp_path).splits == {"train": 5, "train2017": 5, "val": 4, "val2017": 4}
+
+
 @pytest.mark.parametrize("kind", ["auto", "coco"])
 def test_a_class_and_a_field_called_score_are_no_results(tmp_path, kind):
     coco_single(tmp_path, IMAGES)
