@@ -57,7 +57,8 @@ def write_dataset(source: Source, splits: Mapping[str, Sequence[int]], folder: s
       what the layout cannot hold, or was left out, each in a sentence.
 
     Raises:
-      ValueError: the folder is not empty, or there is no such layout, or no image can be read.
+      ValueError: the folder is not empty, or there is no such layout, or no image can be read, or none for VOC
+        has a box.
       OSError: a file cannot be written; nothing is left then.
     """
     folder = Path(folder).absolute()
@@ -137,13 +138,16 @@ def _save(written: Written, folder: Path) -> None:
 def _write_voc(
     images: Iterator[tuple[int, Written]], source: Source, splits: Mapping[str, Sequence[int]], folder: Path
 ) -> None:
-    stems = {}
+    stems, boxes = {}, 0
     (folder / "Annotations").mkdir()
     for index, written in images:
+        boxes += len(written.example.boxes)
         _save(written, folder / "JPEGImages")
         stems[index] = PurePosixPath(written.name).stem
         xml = _xml(written, source.class_names)
         (folder / "Annotations" / f"{stems[index]}.xml").write_text(xml, encoding="utf-8")
+    if stems and not boxes:
+        raise ValueError("images to write in VOC's layout must have a box, to name its classes; got none")
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     for split, indices in (splits or {"all": range(len(source))}).items():

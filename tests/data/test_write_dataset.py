@@ -159,6 +159,14 @@ def test_what_cannot_be_converted(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "full"]
 
 
+def test_voc_cannot_name_classes_without_a_box(tmp_path):
+    voc_beside(tmp_path / "a", Subset(IMAGES, [1, 4]))  # the second one has no box
+    write_text(tmp_path / "a" / "0.png", "what")
+    rule = "images to write in VOC's layout must have a box, to name its classes; got none"
+    refused([str(tmp_path / "a"), str(tmp_path / "b"), "--to=voc"], rule)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     voc_beside(tmp_path / "a", IMAGES)
     write_bytes = pathlib.Path.write_bytes
