@@ -1,22 +1,33 @@
 """Many images, one after the other: files, folders, lists of files, tars, and Parquet tables."""
 
+import bz2
+import errno
+import gzip
 import hashlib
+import logging
+import lzma
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from ssd_jax.data import EXTENSIONS
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes
+
+logger = logging.getLogger("ssd_jax")
 
 TARS = (".tar", ".tar.gz", ".tgz")
 LISTS = (".txt",)
 TABLES = (".parquet",)
 # Columns of a table that may name its images, in the order in which they are looked for.
 NAME_COLUMNS = ("image_id", "file_name", "filename", "path", "name", "key", "__key__", "id")
+
+# By a pattern of the first bytes. A tar begins with the name of its first member, so that short ones would not do.
+DECOMPRESSORS = {rb"\x1f\x8b\x08": gzip.open, rb"BZh.1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
 
 
 class NamedFile(NamedTuple):
@@ -122,17 +133,49 @@ def _each_file(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, Na
 
 def _tar_members(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:
     number = start
-    try:
-        with tarfile.open(path, "r|*") as tar:  # a stream: the members of a large tar are not kept
-            for member in tar:
-                if not (member.isfile() and member.name.lower().endswith(EXTENSIONS)):
-                    continue
-                file = tar.extractfile(member) if wanted(number) else None
-                content = file.read() if file else b""
-                yield number, NamedFile(f"{path}/{member.name}", partial(bytes, content)) if file else None
-                number += 1
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path}: must be a tar; got {error}") from None
+    with _uncompressed(path) as content:
+        try:
+            with tarfile.open(fileobj=content, mode="r:") as tar:
+                for member in iter(tar.next, None):
+                    tar.members.clear()  # those of a large tar would fill the memory
+                    if not (member.isfile() and member.name.lower().endswith(EXTENSIONS)):
+                        continue
+                    file = tar.extractfile(member) if wanted(number) else None
+                    image = file.read() if file else b""
+                    yield number, NamedFile(f"{path}/{member.name}", partial(bytes, image)) if file else None
+                    number += 1
+                _check_end(path, content, tar.offset)
+        except Exception as error:  # tarfile raises ValueError and others too for damaged numbers
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # of the file system: those of decompressors have no number
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path}: must be a tar; got damage before byte {content.tell()}: {reason}") from None
+
+
+def _check_end(path: Path, content: IO[bytes], end: int) -> None:
+    """Refuse a tar that goes on after byte `end`, where `tarfile` found no more headers.
+
+    It takes a damaged header for the end. A decompressor checks its checksum when the rest is read.
+    """
+    header = content.tell() - end  # bytes that were read of it
+    if not header:
+        logger.warning(
+            "%s: has no end marker at byte %d; one that was cut between two members looks the same", path, end
+        )
+    elif header != tarfile.BLOCKSIZE or any(
+        block.strip(b"\0") for block in iter(partial(content.read, 1 << 20), b"")
+    ):
+        raise tarfile.ReadError(f"a damaged header at byte {end}, or data after the end")
+
+
+def _uncompressed(path: Path) -> IO[bytes]:
+    """Open a tar; byte numbers are then those of what is in it if it is compressed."""
+    with path.open("rb") as file:
+        first = file.read(10)
+    for magic, opened in DECOMPRESSORS.items():
+        if re.match(magic, first, re.DOTALL):
+            return cast("IO[bytes]", opened(path, "rb"))
+    return path.open("rb")
 
 
 def _table_rows(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:

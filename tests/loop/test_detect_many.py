@@ -1,7 +1,10 @@
 """Detection in many images, in parts that a stopped job goes on with."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import signal
 import tarfile
 
@@ -91,6 +94,90 @@ def test_a_tar_is_read_as_a_stream(folder, names, tmp_path, name):
             tar.addfile(label, io.BytesIO())
     detect_many("run", [tmp_path / name], tmp_path / "out", part_size=7)
     check(rows(tmp_path / "out"), [f"{tmp_path / name}/{image}" for image in names])
+
+
+@pytest.fixture(scope="module")
+def tar(folder, names):
+    """Return the bytes of a tar of 23 images, and where its members' headers begin."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for image in names:
+            tar.add(folder / image, image)
+    with tarfile.open(fileobj=io.BytesIO(content.getvalue())) as tar:
+        return content.getvalue(), [member.offset for member in tar]
+
+
+def zeroed(content, start, end):
+    return content[:start] + bytes(end - start) + content[end:]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tar, at: tar[: at + 100], "before byte {0}: a damaged header at byte {at}, or data after the end"),
+        (
+            lambda tar, at: zeroed(tar, at, at + 1),
+            "before byte .*: a damaged header at byte {at}, or data after the end",
+        ),
+        (
+            lambda tar, at: zeroed(tar, at, at + 512),
+            "before byte .*: a damaged header at byte {at}, or data after .*",
+        ),
+        (lambda tar, at: tar + tar, "before byte .*: a damaged header at byte .*, or data after the end"),
+        (lambda tar, at: tar[: at + 520], "before byte .*: unexpected end of data"),
+        (lambda tar, at: b"", "before byte 0: empty file"),
+    ],
+    ids=["cut in a header", "damaged header", "empty header", "two tars", "cut in an image", "empty"],
+)
+def test_a_cut_or_damaged_tar_is_one_line(tar, tmp_path, damage, message, wanted):
+    """`tarfile` takes a damaged header for the end."""
+    content, offsets = tar
+    path = tmp_path / "a.tar"
+    path.write_bytes(damage(content, offsets[12]))
+    message = message.format(path.stat().st_size, at=offsets[12])
+    with pytest.raises(ValueError, match=rf"^\S*a\.tar: must be a tar; got damage {message}\Z"):
+        list(list_images([path], lambda _: wanted))
+
+
+def test_the_finished_parts_of_a_damaged_tar_are_kept(tar, tmp_path):
+    content, offsets = tar
+    (tmp_path / "a.tar").write_bytes(content[: offsets[12] + 100])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a\.tar: must be a tar; got damage before byte"):
+            detect_many("run", [tmp_path / "a.tar"], tmp_path / "out", part_size=5)
+        assert [path.name for path in sorted((tmp_path / "out").glob("part*"))] == [
+            "part-00000.jsonl",
+            "part-00001.jsonl",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("compress", "cut"),
+    [(gzip.compress, "Compressed file ended"), (bz2.compress, "Compressed"), (lzma.compress, "Compressed")],
+)
+def test_a_compressed_tar_is_checked_to_its_end(tar, tmp_path, compress, cut):
+    path, packed = tmp_path / "a.tar", compress(tar[0])
+    path.write_bytes(packed)
+    assert len(list(list_images([path]))) == COUNT
+    path.write_bytes(packed[:-1])
+    with pytest.raises(ValueError, match=rf"a\.tar: must be a tar; got damage before byte \d+: {cut}"):
+        list(list_images([path], lambda _: False))
+    if compress is gzip.compress:
+        path.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
+        with pytest.raises(ValueError, match=r"a\.tar: must be a tar; got damage before byte \d+: CRC check failed"):
+            list(list_images([path]))
+
+
+def test_a_tar_without_an_end_marker_is_read_with_a_warning(tar, tmp_path, caplog):
+    content, offsets = tar
+    (tmp_path / "a.tar").write_bytes(content[: offsets[12]])
+    assert len(list(list_images([tmp_path / "a.tar"]))) == 12
+    assert f"a.tar: has no end marker at byte {offsets[12]}; one that was cut" in caplog.text
+    caplog.clear()
+    (tmp_path / "a.tar").write_bytes(content)
+    assert len(list(list_images([tmp_path / "a.tar"]))) == COUNT
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("kind", ["bytes", "struct", "unnamed"])
