@@ -10,7 +10,7 @@ class Bright(Detector):
 
     def __init__(self, **_):
         self._describe(64, ("square",), 7, 4)
-        self.options = {}
+        self.options, self.variables = {}, {}
 
     def _run(self, batch):
         boxes, scores = np.zeros((len(batch), 1, 4), np.float32), np.zeros((len(batch), 1), np.float32)

@@ -1,5 +1,6 @@
 """Detect in very many images: results in parts, which a job that was stopped goes on with."""
 
+import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,16 @@ import numpy as np
 
 from ssd_jax.data import decode_image
 from ssd_jax.extras import import_extra
-from ssd_jax.files import only_run, read_json, to_json, write_bytes, write_json
-from ssd_jax.inference import Detections, Result, load_detector
+from ssd_jax.files import only_run, read_bytes, read_json, to_json, write_bytes, write_json
+from ssd_jax.inference import Detections, Detector, Result, load_detector
 from ssd_jax.inference.detector import EXPORTED
+from ssd_jax.inference.exported import metadata_path
 from ssd_jax.loop.detect import best_scores, record
 from ssd_jax.loop.image_lists import NamedFile, digest, list_images
 
 JOB = "job.json"
 FORMATS = ("jsonl", "parquet")
+HASHES = {"listing": ("the same images", "others"), "sha256": ("the model that it began with", "another")}
 
 
 class Row(NamedTuple):
@@ -72,8 +75,10 @@ def detect_many(
       out: folder for the parts, and for `job.json`, which says what they are of.
       format: "jsonl" for JSON lines, "parquet" for Parquet tables.
       part_size: images in a part.
-      score: the lowest score of a detection that is kept; "auto" takes the best one of each class.
-      step: a checkpoint's number, or "best"; the newest by default. A job goes on with the checkpoint it began with.
+      score: the lowest score of a detection that is kept; "auto" takes the best one of each class. A job goes on with
+        those it began with.
+      step: a checkpoint's number, or "best"; the newest by default. A job goes on with the checkpoint it began with,
+        and is refused if its parameters, or the exported file, are no longer the same.
       tile: also look at squares of so many pixels.
       overlap: of neighbouring tiles, a fraction of their side.
       batch_size: images of a batch.
@@ -102,13 +107,16 @@ def detect_many(
     }
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
-        job = _begun(out / JOB, settings, step)
-        began_with = (
-            step if Path(workdir).suffix in EXPORTED else job.get("step", step)
-        )  # an exported file has its own
-        detector = load_detector(workdir, step=began_with, batch_size=batch_size)
-        least = best_scores(detector, workdir) if score == "auto" else score
-        write_json(out / JOB, settings | {"step": detector.step, "class_names": list(detector.class_names)})
+        job = _begun(out / JOB, settings | ({"step": step} if isinstance(step, int) else {}))
+        exported = Path(workdir).suffix in EXPORTED
+        detector = load_detector(workdir, step=step if exported else job.get("step", step), batch_size=batch_size)
+        model = {"step": detector.step, "class_names": list(detector.class_names), "sha256": _hash(workdir, detector)}
+        # The job of an earlier version has no hash.
+        _refuse_changes(out / JOB, job, {name: value for name, value in model.items() if name in job})
+        if score == "auto":  # a later evaluation may have stored others
+            model["best_scores"] = job.get("best_scores") or best_scores(detector, workdir).tolist()
+        least = np.array(model["best_scores"]) if score == "auto" else score
+        write_json(out / JOB, settings | model)
         parts = _Parts(out, format, part_size)
         images = list_images(inputs, parts.is_missing)
         results = detector.results(images, read=_decode, tile=tile, overlap=overlap)
@@ -130,20 +138,37 @@ def _row(result: Result, least: float | np.ndarray) -> tuple[int, Row]:
     return number, Row(name, (0, 0), None, text)
 
 
-def _begun(path: Path, settings: dict[str, Any], step: int | str | None) -> dict[str, Any]:
+def _hash(workdir: str | Path, detector: Detector) -> str:
+    """Return a hash of an exported file, with the metadata beside it, or of a checkpoint's parameters."""
+    total = hashlib.sha256()
+    if Path(workdir).suffix in EXPORTED:
+        beside = [metadata_path(workdir)] if Path(workdir).suffix == ".stablehlo" else []
+        for path in [workdir, *beside]:
+            total.update(read_bytes(path))
+    else:
+        import jax
+
+        for array in jax.tree.leaves(detector.variables):
+            total.update(np.asarray(array).tobytes())
+    return total.hexdigest()
+
+
+def _begun(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the job that `path` describes, {} if there is none, and refuse another one."""
     if not path.exists():
         return {}
     job = read_json(path)
     if not isinstance(job, dict):
         raise ValueError(f"{path}: a job must be a JSON object; got {type(job).__name__}")
-    wanted = settings | ({"step": step} if isinstance(step, int) else {})
-    for name, value in wanted.items():
-        if job.get(name) != value:
-            what = "the same images" if name == "listing" else f"{name} {job.get(name)!r}"
-            got = "others" if name == "listing" else repr(value)
-            raise ValueError(f"{path}: a job must go on with {what}; got {got}: choose another folder")
+    _refuse_changes(path, job, settings)
     return job
+
+
+def _refuse_changes(path: Path, job: dict[str, Any], settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        if job.get(name) != value:
+            what, got = HASHES.get(name, (f"{name} {job.get(name)!r}", repr(value)))
+            raise ValueError(f"{path}: a job must go on with {what}; got {got}: choose another folder")
 
 
 class _Parts:

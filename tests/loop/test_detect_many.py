@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -10,6 +11,7 @@ import tarfile
 
 import detect_kills
 import jax
+import numpy as np
 import pytest
 from bright import Bright, square
 
@@ -257,6 +259,81 @@ def test_a_folder_of_another_job_is_refused(folder, tmp_path):
     (tmp_path / "job.json").write_text("[]")
     with pytest.raises(ValueError, match="a job must be a JSON object; got list"):
         detect_many("run", [folder], tmp_path, part_size=10)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.stablehlo"])
+def test_a_job_does_not_go_on_with_another_exported_file(folder, names, tmp_path, name):
+    model, beside, out = tmp_path / name, tmp_path / f"{name}.json", tmp_path / "out"
+    model.write_bytes(b"one")
+    beside.write_text("1")
+    detect_many(model, [folder], out, part_size=10)
+    job = json.loads((out / "job.json").read_text())
+    wanted = b"one" if name == "m.onnx" else b"one1"
+    assert job["sha256"] == hashlib.sha256(wanted).hexdigest()
+    (out / "part-00001.jsonl").unlink()
+    message = r"job\.json: a job must go on with the model that it began with; got another: choose another folder"
+    changes = [(model, b"two")] + ([(beside, b"2")] if name == "m.stablehlo" else [])
+    for file, content in changes:
+        before = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            detect_many(model, [folder], out, part_size=10)
+        assert not (out / "part-00001.jsonl").exists()
+        assert json.loads((out / "job.json").read_text()) == job
+        file.write_bytes(before)
+    assert detect_many(model, [folder], out, part_size=10).new == 10
+    check(rows(out), [str(folder / name) for name in names])
+
+
+def test_a_job_does_not_go_on_with_other_parameters_of_the_same_step(folder, tmp_path, monkeypatch):
+    def load(scale):
+        detector = Bright()
+        detector.variables = {"params": {"kernel": np.full(3, scale)}}
+        return detector
+
+    monkeypatch.setattr(module, "load_detector", lambda workdir, **options: load(1.0))
+    detect_many("run", [folder], tmp_path)
+    assert detect_many("run", [folder], tmp_path).new == 0
+    monkeypatch.setattr(module, "load_detector", lambda workdir, **options: load(2.0))
+    with pytest.raises(ValueError, match="a job must go on with the model that it began with; got another"):
+        detect_many("run", [folder], tmp_path)
+
+
+def test_a_job_of_an_earlier_version_goes_on_with_the_same_classes(folder, tmp_path, monkeypatch):
+    """Its job.json has no hash of the model."""
+    model, path = tmp_path / "m.onnx", tmp_path / "out" / "job.json"
+    model.write_bytes(b"one")
+    detect_many(model, [folder], path.parent, part_size=10)
+    job = json.loads(path.read_text())
+    sha256 = job.pop("sha256")
+    path.write_text(json.dumps(job))
+    (path.parent / "part-00001.jsonl").unlink()
+    assert detect_many(model, [folder], path.parent, part_size=10).new == 10
+    assert json.loads(path.read_text()) == job | {"sha256": sha256}
+    for change, message in (
+        ({"class_names": ["circle"]}, r"a job must go on with class_names \['circle'\]; got \['square'\]"),
+        ({"step": 6}, "a job must go on with step 6; got 7"),
+    ):
+        path.write_text(json.dumps(job | change))
+        with pytest.raises(ValueError, match=message):
+            detect_many(model, [folder], path.parent, part_size=10)
+
+
+def test_a_job_goes_on_with_the_best_scores_that_it_began_with(folder, names, tmp_path, monkeypatch):
+    """Bright's score is 0.9; between the two starts the run is evaluated again."""
+
+    def load(best):
+        detector = Bright()
+        detector.thresholds = {"square": best}
+        return detector
+
+    monkeypatch.setattr(module, "load_detector", lambda workdir, **options: load(0.8))
+    detect_many("run", [folder], tmp_path, part_size=10, score="auto")
+    (tmp_path / "part-00001.jsonl").unlink()
+    monkeypatch.setattr(module, "load_detector", lambda workdir, **options: load(0.95))
+    assert detect_many("run", [folder], tmp_path, part_size=10, score="auto").new == 10
+    assert json.loads((tmp_path / "job.json").read_text())["best_scores"] == [0.8]
+    check(rows(tmp_path), [str(folder / name) for name in names])
 
 
 def test_a_file_system_that_fails_ends_the_job_and_a_missing_image_does_not(folder, tmp_path, monkeypatch):
