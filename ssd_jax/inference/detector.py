@@ -17,7 +17,7 @@ from ssd_jax.sides import Side
 if TYPE_CHECKING:
     from flax.typing import VariableDict
 
-    from ssd_jax.inference.selection import SelectOptions
+    from ssd_jax.inference.select_options import SelectOptions
     from ssd_jax.model import SSD
 
 EXPORTED = (".onnx", ".stablehlo")  # the names of exported files end so

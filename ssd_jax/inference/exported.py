@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes, read_json
 from ssd_jax.inference.detector import Detector, one_by_one
+from ssd_jax.inference.select_options import SelectOptions, check_options
 from ssd_jax.sides import Side, sides_of
 
 Program = Callable[[Any], Iterable[Any]]  # uint8 [B, H, W, 3] -> corners [B, D, 4], scores [B, D], labels [B, D]
@@ -25,19 +26,21 @@ class Metadata(NamedTuple):
       image_size: side of the input, or (height, width), pixels.
       batch_size: images that the program takes, or None for any number.
       step: of the checkpoint it was made from, if any.
+      options: of `select` that were set.
     """
 
     class_names: tuple[str, ...]
     image_size: Side
     batch_size: int | None
     step: int | None
+    options: SelectOptions
 
     @classmethod
     def from_json(cls, path: Path, values: Any) -> "Metadata":
         """Check the JSON values that stand in, or beside, the file `path`."""
         given = values if isinstance(values, dict) else {}
         names, size = given.get("class_names"), given.get("image_size")
-        batch, step = given.get("batch_size"), given.get("step")
+        batch, step, options = given.get("batch_size"), given.get("step"), given.get("options", {})
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: the metadata's class_names must be a list of texts; got {names!r}")
         sides = sides_of(size)
@@ -45,7 +48,14 @@ class Metadata(NamedTuple):
             raise ValueError(f"{path}: the metadata's image_size must be a positive integer or two; got {size!r}")
         if batch is not None and (not isinstance(batch, int) or batch < 1):
             raise ValueError(f"{path}: the metadata's batch_size must be a positive integer or null; got {batch!r}")
-        return cls(tuple(names), sides[0] if sides[0] == sides[1] else sides, batch, step)
+        if not isinstance(options, dict):
+            raise ValueError(f"{path}: the metadata's options must be a JSON object; got {options!r}")
+        try:
+            check_options(options)
+        except ValueError as error:
+            raise ValueError(f"{path}: the metadata's options: {error}") from None
+        side = sides[0] if sides[0] == sides[1] else sides
+        return cls(tuple(names), side, batch, step, cast("SelectOptions", options))
 
 
 class ExportedDetector(Detector):
@@ -66,6 +76,7 @@ class ExportedDetector(Detector):
         fixed = metadata.batch_size
         self._describe(metadata.image_size, metadata.class_names, metadata.step, fixed or batch_size)
         self._path, self._program, self._fixed = Path(path).absolute(), program, fixed
+        self.options = metadata.options
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
         rows = self._fixed or len(batch)

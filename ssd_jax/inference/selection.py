@@ -1,14 +1,14 @@
 """From a model's outputs to detections: a pure function, the same for evaluation, images and export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import jax
-import numpy as np
 from flax.typing import VariableDict
 
 from ssd_jax.box import VARIANCES, clip, decode, make_priors, multiclass_nms
+from ssd_jax.inference.select_options import SelectOptions, check_options
 from ssd_jax.model import SSD, preprocess
 
 Selected = tuple[jax.Array, jax.Array, jax.Array]  # corners [..., D, 4], scores [..., D], labels [..., D]
@@ -16,15 +16,6 @@ Selected = tuple[jax.Array, jax.Array, jax.Array]  # corners [..., D, 4], scores
 
 # From logits [P, C] to scores [P, C], of which the background's column is not used.
 PROBABILITIES: dict[str, Callable[[jax.Array], jax.Array]] = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
-
-
-class SelectOptions(TypedDict, total=False):
-    """The options of `select`."""
-
-    score_threshold: float
-    max_candidates: int
-    iou_threshold: float
-    max_detections: int
 
 
 def select(
@@ -77,7 +68,7 @@ def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[Varia
     Raises:
       ValueError: for an option that does not exist or has a wrong value.
     """
-    _check(options)
+    check_options(options)
     select_one = partial(select, priors=make_priors(model.spec), scores=model.scores, **options)
 
     def detect(variables: VariableDict, images: jax.Array) -> Selected:
@@ -85,27 +76,3 @@ def make_detect(model: SSD, **options: Unpack[SelectOptions]) -> Callable[[Varia
         return jax.vmap(lambda o, l: select_one(o, l))(offsets, logits)
 
     return detect
-
-
-def _check(options: Mapping[str, object]) -> None:
-    rules = {
-        "score_threshold": _check_fraction,
-        "max_candidates": _check_count,
-        "iou_threshold": _check_fraction,
-        "max_detections": _check_count,
-    }
-    for name, value in options.items():
-        if name not in rules:
-            raise ValueError(f"an option must be one of {', '.join(rules)}; got {name!r}")
-        rules[name](name, value)
-
-
-def _check_fraction(name: str, value: object) -> None:
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if not number or isinstance(value, bool) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1]; got {value!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or int(value) < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import ssd_jax
-from ssd_jax.export import load_stablehlo, to_stablehlo
-from ssd_jax.inference import load_detector
+from ssd_jax.export import load_stablehlo, to_onnx, to_stablehlo
+from ssd_jax.inference import Detector, load_detector
 from ssd_jax.inference.selection import make_detect
 
 PROMOTION = "standard"  # Flax's BatchNorm promotes
@@ -142,6 +142,37 @@ def test_options_of_an_exported_file_are_chosen_at_its_export(path):
         load_detector(path, step=3, iou_threshold=0.3)
 
 
+@pytest.mark.parametrize("suffix", ["stablehlo", "onnx"])
+def test_tiles_are_merged_by_the_options_of_the_export(detector, tmp_path, suffix):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [onnx]")
+    options = {"score_threshold": 0.45, "iou_threshold": 0.2}
+    strict = Detector(detector.model, detector.variables, detector.class_names, **options)
+    image = np.random.default_rng(5).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    (wanted,) = strict([image], tile=64)
+    path = tmp_path / f"x.{suffix}"
+    {"stablehlo": to_stablehlo, "onnx": to_onnx}[suffix](strict, path)
+    loaded = load_detector(path)
+    assert loaded.options == options
+    (found,) = loaded([image], tile=64)
+    assert len(found.labels) == len(wanted.labels)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    loaded.options = {}
+    (looser,) = loaded([image], tile=64)
+    assert len(looser.labels) > len(wanted.labels)
+
+
+def test_a_file_without_options_is_loaded(path, tmp_path):
+    """Those of `ssd_jax.export` have them; a file made by other means may not."""
+    for end in ("", ".json"):
+        (tmp_path / f"x.stablehlo{end}").write_bytes(path.with_name(path.name + end).read_bytes())
+    metadata = json.loads((tmp_path / "x.stablehlo.json").read_text())
+    del metadata["options"]
+    (tmp_path / "x.stablehlo.json").write_text(json.dumps(metadata))
+    assert load_detector(tmp_path / "x.stablehlo").options == {}
+
+
 def test_a_damaged_or_missing_file_is_one_line(path, tmp_path):
     copy, beside = tmp_path / "copy.stablehlo", tmp_path / "copy.stablehlo.json"
     with pytest.raises(FileNotFoundError, match=r"copy\.stablehlo\.json"):
@@ -158,6 +189,11 @@ def test_a_damaged_or_missing_file_is_one_line(path, tmp_path):
         (
             '{"class_names": ["a"], "image_size": 9, "batch_size": "x"}',
             "batch_size must be a positive integer or null",
+        ),
+        ('{"class_names": ["a"], "image_size": 9, "options": []}', r"options must be a JSON object; got \[\]"),
+        (
+            '{"class_names": ["a"], "image_size": 9, "options": {"iou_threshold": 2}}',
+            r"options: iou_threshold must be a number in \[0, 1\]; got 2",
         ),
         ("{", "the file must be JSON"),
     ):
