@@ -59,8 +59,15 @@ class Detections(_Arrays):
 
     def above(self, score: float | np.ndarray) -> "Detections":
         """Keep the detections with this score or a higher one; an array [C - 1] has a score for each class."""
+        return self.only(self.reach(score))
+
+    def reach(self, score: float | np.ndarray) -> np.ndarray:
+        """Tell [n] which detections have this score or a higher one; an array [C - 1] has a score for each class."""
         least = np.asarray(score)
-        kept = self.scores >= (least[self.labels - 1] if least.ndim else least)
+        return self.scores >= (least[self.labels - 1] if least.ndim else least)
+
+    def only(self, kept: np.ndarray) -> "Detections":
+        """Keep the detections for which `kept` [n] is true."""
         return Detections(*(part[kept] for part in self), class_names=self.class_names)
 
     def to_dicts(self) -> list[dict[str, Any]]:

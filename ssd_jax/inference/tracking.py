@@ -12,19 +12,20 @@ LOW = 0.1
 class Tracker:
     """Numbers objects through the frames of one video."""
 
-    def __init__(self, *, fps: float, score: float) -> None:
+    def __init__(self, *, fps: float, score: float | np.ndarray) -> None:
         """Begin without objects.
 
         Args:
           fps: frames a second.
-          score: the lowest one that may begin a track.
+          score: the lowest one that may begin a track, or that of each class [C - 1].
 
         Raises:
           ValueError: if trackers is not installed.
         """
         trackers = import_extra("trackers", "track")
+        self._score = score
         self._tracker = trackers.ByteTrackTracker(
-            frame_rate=fps, track_activation_threshold=score, high_conf_det_threshold=score
+            frame_rate=fps, track_activation_threshold=0.5, high_conf_det_threshold=0.5
         )
 
     def update(self, found: Detections) -> np.ndarray:
@@ -34,6 +35,8 @@ class Tracker:
           found: all detections from `LOW` on.
         """
         given = found.to_supervision()
+        # ByteTrack has one threshold for all classes, and uses scores for nothing else.
+        given.confidence = found.reach(self._score).astype(np.float32)
         given.data["row"] = np.arange(len(found.scores))
         answer = self._tracker.update(given)
         numbers = np.full(len(found.scores), -1)

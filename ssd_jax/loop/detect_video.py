@@ -58,7 +58,7 @@ def detect_video(
     lines, video = out / f"{stem}.jsonl", out / f"{stem}.mp4"
     frames = 0
     with VideoReader(source) as reader, Interruption() as interruption:
-        tracker = Tracker(fps=reader.fps, score=float(np.min(score))) if track else None
+        tracker = Tracker(fps=reader.fps, score=score) if track else None
         out.mkdir(parents=True, exist_ok=True)
         results = detector.results(
             reader,
@@ -95,11 +95,10 @@ def _kept(
     """Keep detections from `score` on, and weaker ones that go on with a track, with the tracks' numbers."""
     if tracker is None:
         return found.above(score), None
-    found = found.above(LOW)
+    found = found.above(np.minimum(LOW, score))
     numbers = tracker.update(found)
-    least = np.asarray(score)
-    keep = (numbers >= 0) | (found.scores >= (least[found.labels - 1] if least.ndim else least))
-    return Detections(*(part[keep] for part in found), class_names=found.class_names), numbers[keep]
+    kept = (numbers >= 0) | found.reach(score)
+    return found.only(kept), numbers[kept]
 
 
 def _numbered(row: dict[str, Any], numbers: np.ndarray | None) -> dict[str, Any]:

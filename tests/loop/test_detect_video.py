@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
 from bright import Bright
 
+from ssd_jax.inference import Detections
 from ssd_jax.inference.video import VideoReader, VideoWriter
 from ssd_jax.loop import detect_video as module
 from ssd_jax.loop.detect_video import detect_video
@@ -109,6 +112,71 @@ def test_tracks_are_in_the_lines_and_weak_detections_go_on_with_them(clip, tmp_p
     done = detect_video(Bright(), clip, tmp_path, track=True, score=0.95)  # Bright's score is 0.9
     found = [[each["track"] for each in row["detections"]] for row in rows(done.lines)]
     assert found == [[5] if number % 2 else [] for number in range(FRAMES)]
+
+
+def test_a_track_begins_with_a_detection_that_reaches_the_score_of_its_class():
+    """Scores of classes a and b: 0.2 and 0.8. The object of class b reaches its own in frame 3 alone."""
+    pytest.importorskip("trackers", reason="trackers is not installed: the extra [track]")
+    score = np.array([0.2, 0.8])
+    tracker = module.Tracker(fps=10, score=score)
+    boxes = np.array([[10, 10, 50, 50], [200, 200, 260, 260]], np.float32)
+    kept = []
+    for second in (0.35, 0.35, 0.35, 0.85, 0.35, 0.35):
+        found = Detections(boxes, np.array([0.5, second], np.float32), np.array([1, 2], np.int32), ("a", "b"))
+        detections, numbers = module._kept(found, score, tracker)
+        kept.append((detections.labels.tolist(), numbers.tolist()))
+    first, second = kept[-1][1]
+    assert len({first, second, -1}) == 3
+    alone, both = [1], [1, 2]
+    # A track has a number from its second frame on.
+    assert kept == [
+        (alone, [-1]),
+        (alone, [first]),
+        (alone, [first]),
+        (both, [first, -1]),
+        (both, [first, second]),
+        (both, [first, second]),
+    ]
+
+
+@pytest.mark.parametrize("score", [0.05, np.array([0.05, 0.9])])
+def test_a_low_score_keeps_what_it_keeps_without_tracks(score):
+    class No:
+        def update(self, found):
+            return np.full(len(found.scores), -1)
+
+    scores = np.array([0.95, 0.5, 0.07, 0.06, 0.04], np.float32)
+    found = Detections(np.zeros((5, 4), np.float32), scores, np.array([2, 2, 2, 1, 1], np.int32))
+    kept, numbers = module._kept(found, score, No())
+    np.testing.assert_array_equal(kept.scores, found.above(score).scores)
+    assert len(numbers) == len(kept.scores) >= 2
+
+
+def test_the_tracker_is_told_what_reaches_the_score_of_its_class(monkeypatch):
+    """The packages are replaced: the tracker numbers each detection, in reversed order."""
+    given = []
+
+    class ByteTrackTracker:
+        def __init__(self, *, frame_rate, track_activation_threshold, high_conf_det_threshold):
+            self.threshold = track_activation_threshold
+            assert (frame_rate, high_conf_det_threshold) == (10, track_activation_threshold)
+
+        def update(self, detections):
+            given.append(detections.confidence >= self.threshold)
+            rows = detections.data["row"][::-1]
+            return Boxes(data={"row": rows}, tracker_id=np.arange(len(rows)))
+
+    class Boxes(types.SimpleNamespace):
+        def __len__(self):
+            return len(self.data["row"])
+
+    monkeypatch.setitem(sys.modules, "trackers", types.SimpleNamespace(ByteTrackTracker=ByteTrackTracker))
+    monkeypatch.setitem(sys.modules, "supervision", types.SimpleNamespace(Detections=Boxes))
+    scores = np.array([0.9, 0.7, 0.35, 0.1], np.float32)
+    found = Detections(np.zeros((4, 4), np.float32), scores, np.array([2, 2, 1, 1], np.int32), ("a", "b"))
+    for score, strong in ((0.3, [True, True, True, False]), (np.array([0.2, 0.8]), [True, False, True, False])):
+        assert module.Tracker(fps=10, score=score).update(found).tolist() == [3, 2, 1, 0]
+        assert given.pop().tolist() == strong
 
 
 def test_a_video_without_frames_is_one_line(tmp_path, clip, monkeypatch):
