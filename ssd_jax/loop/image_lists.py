@@ -1,13 +1,16 @@
 """Many images, one after the other: files, folders, lists of files, tars, and Parquet tables."""
 
 import bz2
+import codecs
 import errno
 import gzip
 import hashlib
+import io
 import logging
 import lzma
 import os
 import re
+import string
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -53,7 +56,8 @@ def list_images(inputs: Sequence[str | Path], wanted: Wanted = lambda _: True) -
 
     Args:
       inputs: image files; folders, whose files are taken sorted, with those of the folders in them; `.txt` files with
-        a path on each line; `.tar`, `.tar.gz` and `.tgz`; `.parquet` tables with a column of encoded images.
+        a path on each line, in bytes of file names, or in UTF-16 with a byte order mark; `.tar`, `.tar.gz` and
+        `.tgz`; `.parquet` tables with a column of encoded images.
       wanted: `wanted(number)` tells whether to yield an image.
 
     Raises:
@@ -120,10 +124,20 @@ def _sorted_tree(folder: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    """Yield the paths in a list: its bytes as they are, or UTF-16 if it begins with the byte order mark of that."""
     with path.open("rb") as file:
-        for line in file:
-            if name := line.strip():
-                yield os.fsdecode(name)
+        first = file.read(3)
+        utf16 = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        file.seek(3 if first == codecs.BOM_UTF8 else 0)
+        lines = io.TextIOWrapper(file, "utf-16", newline="\n") if utf16 else map(os.fsdecode, file)
+        try:
+            for number, line in enumerate(lines, start=1):
+                if "\0" in line:
+                    raise ValueError(f"{path}: line {number} must be a path; got one with a null byte")
+                if name := line.strip(string.whitespace):
+                    yield name
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: a list must be text; got damaged UTF-16") from None
 
 
 def _each_file(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:

@@ -1,11 +1,13 @@
 """Detection in many images, in parts that a stopped job goes on with."""
 
 import bz2
+import codecs
 import gzip
 import hashlib
 import io
 import json
 import lzma
+import os
 import signal
 import tarfile
 
@@ -85,6 +87,53 @@ def test_a_list_and_files_of_any_name(folder, names, tmp_path):
     table = rows(tmp_path / "out")
     assert table.pop(20) == {"image": "/no/such/image.jpg", "error": "No such file or directory"}
     check(table, [str(folder / name) for name in names])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "\n"])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: codecs.BOM_UTF8 + os.fsencode(text),
+        lambda text: codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+        lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+        os.fsencode,
+    ],
+    ids=["UTF-8 with a mark", "UTF-16 LE", "UTF-16 BE", "bytes"],
+)
+def test_a_list_may_have_a_byte_order_mark(tmp_path, encode, last, end):
+    names = [
+        "a.png",
+        "b c/\u010a\u0d0a.png",
+        "\u00a0d\x85.png",
+    ]  # bytes of line ends in UTF-16, and spaces of Unicode
+    (tmp_path / "list.txt").write_bytes(encode(end.join([names[0], "", f"  {names[1]}\t", names[2]]) + last))
+    assert [image.name for _, image in list_images([tmp_path / "list.txt"])] == names
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_names_in_a_list_that_are_not_utf8_are_read(tmp_path, mark):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    write_png(path, square(3)[0])
+    (tmp_path / "list.txt").write_bytes(mark + os.fsencode(path) + b"\r\n")
+    ((_, image),) = list_images([tmp_path / "list.txt"])
+    assert image.name == str(path) and image.load() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.png\nb.png\n".encode("utf-16-le"), "line 1 must be a path; got one with a null byte"),
+        (b"a.png\n\0\n", "line 2 must be a path; got one with a null byte"),
+        (codecs.BOM_UTF16_LE + "a.png\n".encode("utf-16-le")[:-1], "a list must be text; got damaged UTF-16"),
+        (codecs.BOM_UTF16_LE + b"\x00\xd8a\x00", "a list must be text; got damaged UTF-16"),
+    ],
+)
+def test_a_list_that_is_no_text_is_one_line(tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^\S*list\.txt: {message}$"):
+        detect_many("run", [tmp_path / "list.txt"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
