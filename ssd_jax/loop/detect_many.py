@@ -85,7 +85,7 @@ def detect_many(
       report: called after each part.
 
     Raises:
-      FileNotFoundError: if an input does not exist, or a folder has no images.
+      FileNotFoundError: if an input does not exist or has no images.
       ValueError: for an input that cannot be read, or a job in `out` that is another one.
       OSError: for a file that cannot be written, or a file system that fails.
     """

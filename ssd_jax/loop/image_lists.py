@@ -15,11 +15,13 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from ssd_jax.data import EXTENSIONS
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes
+
+T = TypeVar("T")
 
 logger = logging.getLogger("ssd_jax")
 
@@ -61,23 +63,28 @@ def list_images(inputs: Sequence[str | Path], wanted: Wanted = lambda _: True) -
       wanted: `wanted(number)` tells whether to yield an image.
 
     Raises:
-      FileNotFoundError: if an input does not exist, or a folder has no images.
+      FileNotFoundError: if an input does not exist or has no images.
       ValueError: for an input that cannot be read.
     """
     number = 0
     for path in map(Path, inputs):
-        for number, image in _open(path)(number, wanted):  # noqa: B020 (each input goes on counting)
+        for number, image in _open(path, number, wanted):  # noqa: B020 (each input goes on counting)
             if image is not None:
                 yield number, image
             number += 1
 
 
 def digest(inputs: Sequence[str | Path]) -> str:
-    """Return a hash of what `inputs` are: the names of files, the sizes of tars and tables."""
+    """Return a hash of what `inputs` are: the names of files, the sizes of tars and tables.
+
+    Raises:
+      FileNotFoundError: if an input does not exist or has no images.
+      ValueError: for an input that cannot be read.
+    """
     total = hashlib.sha256()
     for path in map(Path, inputs):
         if str(path).lower().endswith((*TARS, *TABLES)):
-            _require(path)
+            next(_open(path, 0, lambda _: False))
             total.update(f"{path.stat().st_size} {path}\n".encode(errors="surrogateescape"))
         else:
             for name in _files(path):
@@ -85,13 +92,14 @@ def digest(inputs: Sequence[str | Path]) -> str:
     return total.hexdigest()
 
 
-def _open(path: Path) -> Callable[[int, Wanted], Iterator[tuple[int, NamedFile | None]]]:
+def _open(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, NamedFile | None]]:
+    """Yield the images of one input with their number from `start` on, and None for those that are not wanted."""
     name = str(path).lower()
     if name.endswith(TARS):
-        return partial(_tar_members, _require(path))
+        return _some(_tar_members(_require(path), start, wanted), f"the tar {path}")
     if name.endswith(TABLES):
-        return partial(_table_rows, _require(path))
-    return partial(_each_file, path)
+        return _some(_table_rows(_require(path), start, wanted), f"the table {path}")
+    return _each_file(path, start, wanted)
 
 
 def _require(path: Path) -> Path:
@@ -103,16 +111,20 @@ def _require(path: Path) -> Path:
 def _files(path: Path) -> Iterable[str]:
     """List the image files of one input."""
     if path.is_dir():
-        inside = _sorted_tree(path)
-        first = next(inside, None)
-        if first is None:
-            raise FileNotFoundError(f"no images ({', '.join(EXTENSIONS)}) in the folder {path}")
-        yield first
-        yield from inside
+        yield from _some(_sorted_tree(path), f"the folder {path}")
     elif str(path).lower().endswith(LISTS):
-        yield from _lines(_require(path))
+        yield from _some(_lines(_require(path)), f"the list {path}")
     else:
         yield str(_require(path))
+
+
+def _some(images: Iterator[T], where: str) -> Iterator[T]:
+    """Yield `images`, and refuse to have none."""
+    first = next(images, None)
+    if first is None:
+        raise FileNotFoundError(f"no images ({', '.join(EXTENSIONS)}) in {where}")
+    yield first
+    yield from images
 
 
 def _sorted_tree(folder: Path) -> Iterator[str]:

@@ -29,6 +29,7 @@ def folder(tmp_path):
     with tarfile.open(tmp_path / "two.tar", "w") as tar:
         for number in (3, 4):
             tar.add(tmp_path / f"{number}.png", f"{number}.png")
+    (tmp_path / "empty.txt").write_text("")
     with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
         for number in (3, 4, 5):
             writer.write(square(number)[0])
@@ -80,6 +81,7 @@ def test_a_video_becomes_lines_and_a_video_which_do_not_replace_it(folder, capsy
         (["--format=jsonl"], "inputs must be images, folders, lists, tars or tables; got none"),
         (["3.png", "--tile=2"], r"tile must be an integer of at least 8 \(pixels\); got 2"),
         (["two.tar", "--part_size=0"], "part_size must be an integer of at least 1; got 0"),
+        (["empty.txt"], r"no images \(.*\) in the list .*empty\.txt"),
         (["none.mp4"], r"no such video: .*none\.mp4"),
     ],
 )

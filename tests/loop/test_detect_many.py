@@ -410,6 +410,30 @@ def test_a_damaged_container_is_one_line(tmp_path, name, content, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["list", "tar", "tar of others", "table", "folder"])
+def test_an_input_without_images_is_refused_before_the_job_begins(folder, tmp_path, kind):
+    path = tmp_path / {"list": "a.txt", "table": "a.parquet", "folder": "a"}.get(kind, "a.tar")
+    if kind == "list":
+        path.write_text("\n \r\n")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "table":
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table({"a": arrow.array([], arrow.binary())}), path)
+    else:
+        with tarfile.open(path, "w") as tar:
+            if kind == "tar of others":
+                tar.add(folder / "notes.md", "notes.md")
+    message = rf"^no images \(\.jpg, .*\) in the {kind.split()[0]} {path}$"
+    for inputs in ([path], [folder, path]):
+        with pytest.raises(FileNotFoundError, match=message):
+            detect_many("run", inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError, match=message):
+        list(list_images([path]))
+
+
 def test_a_table_without_images_is_refused(tmp_path):
     arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: the extra [parquet]")
     parquet = pytest.importorskip("pyarrow.parquet")
