@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
         from ssd_jax.export import to_onnx, to_stablehlo
         from ssd_jax.inference import load_detector
-        from ssd_jax.loop.detect import held_out
+        from ssd_jax.loop.detect import held_out, readable
 
         detector = load_detector(options.workdir, step=step)
         if form == "stablehlo":
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
             nms=options.nms,
             batch_size=options.batch_size,
             precision=options.precision,
-            calibration=(decode() for _, decode in examples),
+            calibration=readable(examples),
         )
         print(f"written to {out}")
 

@@ -11,7 +11,7 @@ from ssd_jax.inference.exported import ExportedDetector
 
 
 def describe_export(detector: Detector, *, batch_size: int | None) -> dict[str, Any]:
-    """Return the metadata of a file that is made of `detector`, as JSON values.
+    """Return the metadata of a file that is made of `detector`, as JSON values but for nan.
 
     Args:
       detector: of a checkpoint.
@@ -30,6 +30,7 @@ def describe_export(detector: Detector, *, batch_size: int | None) -> dict[str, 
         "batch_size": batch_size,
         "step": detector.step,
         "options": {name: np.asarray(value).item() for name, value in detector.options.items()},
+        "thresholds": detector.thresholds and dict(detector.thresholds),
         "ssd_jax": ssd_jax.__version__,
         "jax": jax.__version__,
     }

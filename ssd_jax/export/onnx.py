@@ -1,6 +1,5 @@
 """A detector as an ONNX model."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ssd_jax.export.onnx_graph import OPSET, OnnxGraph
 from ssd_jax.export.onnx_lowering import Lowering, Value
 from ssd_jax.export.onnx_selection import add_selection
 from ssd_jax.export.quantize import quantize
-from ssd_jax.files import write_bytes
+from ssd_jax.files import to_json, write_bytes
 from ssd_jax.inference import Detector
 from ssd_jax.inference.inputs import Image, read_image
 from ssd_jax.model import SSD, preprocess
@@ -50,14 +49,16 @@ def to_onnx(
       calibration: images like those to detect in, for "int8": the ranges of the activations are measured on them.
 
     Raises:
-      ValueError: for a wrong option, a detector that is itself an exported file, or if onnx is not installed.
-      OSError: if the file cannot be written.
+      ValueError: for a wrong option, a detector that is itself an exported file, or if onnx is not installed; or
+        for an image that cannot be decoded, which it names.
+      OSError: if the file cannot be written, or an image cannot be read.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     model = onnx_model(detector, nms=nms, batch_size=batch_size, precision=precision)
     if precision == "int8":
-        warped = (warp(read_image(image), detector.image_size) for image in calibration)
+        images = (read_image(image, name=f"calibration image {k}") for k, image in enumerate(calibration))
+        warped = (warp(image, detector.image_size) for image in images)
         model = quantize(model, (np.stack([image] * (batch_size or 1)) for image in warped))
     write_bytes(path, model.SerializeToString())
 
@@ -66,7 +67,6 @@ def onnx_model(detector: Detector, *, nms: bool, batch_size: int | None, precisi
     """Return the `onnx.ModelProto` that `to_onnx` writes, or quantises for "int8"."""
     metadata = describe_export(detector, batch_size=batch_size)
     graph, sides = OnnxGraph(), sides_of(detector.image_size)
-    # bfloat16 has a place in few runtimes: fp16 is what the model computes in bfloat16, in float16.
     # bfloat16 has a place in few runtimes: fp16 is what the model computes in bfloat16, in float16.
     model = detector.model.clone(dtype="bfloat16" if precision == "fp16" else "float32", portable=True)
     axis = "batch" if batch_size is None else batch_size
@@ -90,7 +90,7 @@ def onnx_model(detector: Detector, *, nms: bool, batch_size: int | None, precisi
             "scores": (scores, np.float32, (axis, priors, classes)),
         }
     values = metadata | {"nms": nms, "precision": precision, "opset": OPSET}
-    properties = {name: json.dumps(value) for name, value in values.items()}
+    properties = {name: to_json(value) for name, value in values.items()}
     return graph.model({"images": (np.uint8, (axis, *sides, 3))}, described, properties)
 
 

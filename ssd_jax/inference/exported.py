@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ class Metadata(NamedTuple):
       batch_size: images that the program takes, or None for any number.
       step: of the checkpoint it was made from, if any.
       options: of `select` that were set.
+      thresholds: of `Detector`, if an evaluation had stored them.
     """
 
     class_names: tuple[str, ...]
@@ -34,6 +36,7 @@ class Metadata(NamedTuple):
     batch_size: int | None
     step: int | None
     options: SelectOptions
+    thresholds: dict[str, float] | None
 
     @classmethod
     def from_json(cls, path: Path, values: Any) -> "Metadata":
@@ -54,8 +57,16 @@ class Metadata(NamedTuple):
             check_options(options)
         except ValueError as error:
             raise ValueError(f"{path}: the metadata's options: {error}") from None
+        best = given.get("thresholds")
+        if best is not None and not (isinstance(best, dict) and all(map(_is_threshold, best.values()))):
+            raise ValueError(f"{path}: the metadata's thresholds must be numbers from 0 to 1 by class; got {best!r}")
+        best = best and {name: math.nan if value is None else float(value) for name, value in best.items()}
         side = sides[0] if sides[0] == sides[1] else sides
-        return cls(tuple(names), side, batch, step, cast("SelectOptions", options))
+        return cls(tuple(names), side, batch, step, cast("SelectOptions", options), best)
+
+
+def _is_threshold(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 class ExportedDetector(Detector):
@@ -76,7 +87,7 @@ class ExportedDetector(Detector):
         fixed = metadata.batch_size
         self._describe(metadata.image_size, metadata.class_names, metadata.step, fixed or batch_size)
         self._path, self._program, self._fixed = Path(path).absolute(), program, fixed
-        self.options = metadata.options
+        self.options, self.thresholds = metadata.options, metadata.thresholds
 
     def _run(self, batch: np.ndarray) -> Iterable[Any]:
         rows = self._fixed or len(batch)

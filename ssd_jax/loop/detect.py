@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 from ssd_jax.data import EXTENSIONS, UnreadableImage
 from ssd_jax.files import to_json
 from ssd_jax.inference import Detections, Detector, draw, load_detector
+from ssd_jax.inference.detector import EXPORTED
 from ssd_jax.inference.drawing import write_png
 from ssd_jax.inference.inputs import read_image
 
@@ -38,11 +39,11 @@ def detect_images(
     Results are written as they come: what was found stays if the program ends early.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, or an exported file.
       inputs: image files and folders of them; with none, the first `samples` images of the evaluation split.
       out: folder for the results; made with the first of them. No drawing replaces one of the inputs.
       score: the lowest score of a detection that is kept; "auto" takes for each class the one from which F1 was best
-        when the checkpoint was evaluated.
+        when the checkpoint was evaluated; an exported file has them if that was before its export.
       samples: see `inputs`.
       step: a checkpoint's number, or "best"; the newest by default.
       tile: also look at squares of so many pixels, for small objects in large images.
@@ -67,7 +68,7 @@ def detect_images(
     with JSONList(out / "detections.json") as records:
         for (name, _), image, found, size in results:
             if isinstance(found, UnreadableImage):
-                logger.warning("skipping %s", _naming(name, found))
+                _skip(name, found)
                 continue
             if isinstance(found, Exception):
                 raise found
@@ -84,22 +85,25 @@ def _decode(_: int, image: NamedImage) -> np.ndarray:
     return image[1]()
 
 
-def _naming(name: str, error: Exception) -> str:
-    """Say what is wrong with an image; its name stands first."""
+def _skip(name: str, error: UnreadableImage) -> None:
     text = str(error)
-    return text if text.startswith(name) else f"{name}: {text}"
+    logger.warning("skipping %s", text if text.startswith(name) else f"{name}: {text}")
 
 
 def best_scores(detector: Detector, workdir: str | Path, *, unknown: float = 0.4) -> np.ndarray:
     """Return the best score threshold of each class [C - 1]; for classes without one, with a warning, `unknown`.
 
     Raises:
-      ValueError: if no evaluation of the detector's checkpoint stored them.
+      ValueError: if no evaluation of the detector's checkpoint stored them, before the export for an exported file.
     """
     if detector.thresholds is None:
+        run = "RUN" if Path(workdir).suffix in EXPORTED else workdir
+        hint = f"evaluate first: ssd-jax eval --workdir={run} --step={detector.step}"
+        if run == "RUN":
+            hint += f"; then export again: ssd-jax export --workdir=RUN --step={detector.step} --out={workdir}"
         raise ValueError(
             f"score must be a number if no evaluation has stored the best scores of step {detector.step} of "
-            f"{workdir}; got auto; evaluate first: ssd-jax eval --workdir={workdir}"
+            f"{workdir}; got auto; {hint}"
         )
     best = np.array([detector.thresholds.get(name, np.nan) for name in detector.class_names])  # [C - 1]
     missing = [name for name, score in zip(detector.class_names, best, strict=True) if np.isnan(score)]
@@ -181,6 +185,15 @@ def held_out(workdir: str | Path, samples: int) -> Iterator[NamedImage]:
     source = open_split(config.data, config.data.eval)
     examples = (source[i] for i in range(min(samples, len(source))))
     return ((example.image_id, example.decode) for example in examples)
+
+
+def readable(images: Iterable[NamedImage]) -> Iterator[np.ndarray]:
+    """Decode images; one that cannot be decoded is reported and skipped."""
+    for name, decode in images:
+        try:
+            yield decode()
+        except UnreadableImage as error:
+            _skip(name, error)
 
 
 def unused(stem: str, taken: set[str]) -> str:

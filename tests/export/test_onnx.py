@@ -151,6 +151,8 @@ def test_eight_bits_are_near_single_precision(detector, path, tmp_path):
     assert 1e-4 < abs(eight - single).mean() < 0.02
     with pytest.raises(ValueError, match=r"^calibration must have at least one image .* int8; got none$"):
         to_onnx(detector, tmp_path / "none.onnx", precision="int8")
+    with pytest.raises(ValueError, match=r"^calibration image 1: the file is empty$"):
+        to_onnx(detector, tmp_path / "none.onnx", precision="int8", calibration=[images(1)[0], b""])
     assert not (tmp_path / "none.onnx").exists()
 
 

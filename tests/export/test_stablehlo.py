@@ -86,6 +86,7 @@ def test_the_metadata_say_what_a_user_needs(path):
         "batch_size": None,
         "step": 7,
         "options": {"score_threshold": 0.5},
+        "thresholds": None,
         "ssd_jax": ssd_jax.__version__,
         "jax": jax.__version__,
         "platforms": ["cpu", "cuda", "tpu"],
@@ -163,14 +164,15 @@ def test_tiles_are_merged_by_the_options_of_the_export(detector, tmp_path, suffi
     assert len(looser.labels) > len(wanted.labels)
 
 
-def test_a_file_without_options_is_loaded(path, tmp_path):
-    """Those of `ssd_jax.export` have them; a file made by other means may not."""
+def test_a_file_without_options_and_thresholds_is_loaded(path, tmp_path):
+    """Earlier versions wrote no thresholds."""
     for end in ("", ".json"):
         (tmp_path / f"x.stablehlo{end}").write_bytes(path.with_name(path.name + end).read_bytes())
     metadata = json.loads((tmp_path / "x.stablehlo.json").read_text())
-    del metadata["options"]
+    del metadata["options"], metadata["thresholds"]
     (tmp_path / "x.stablehlo.json").write_text(json.dumps(metadata))
-    assert load_detector(tmp_path / "x.stablehlo").options == {}
+    loaded = load_detector(tmp_path / "x.stablehlo")
+    assert (loaded.options, loaded.thresholds) == ({}, None)
 
 
 def test_a_damaged_or_missing_file_is_one_line(path, tmp_path):
@@ -194,6 +196,13 @@ def test_a_damaged_or_missing_file_is_one_line(path, tmp_path):
         (
             '{"class_names": ["a"], "image_size": 9, "options": {"iou_threshold": 2}}',
             r"options: iou_threshold must be a number in \[0, 1\]; got 2",
+        ),
+        *(
+            (
+                f'{{"class_names": ["a"], "image_size": 9, "thresholds": {text}}}',
+                "thresholds must be numbers from 0 to 1 by class; got",
+            )
+            for text in ("[0.5]", '{"a": 2}', '{"a": "b"}', '{"a": true}', "0.5")
         ),
         ("{", "the file must be JSON"),
     ):

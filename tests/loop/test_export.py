@@ -1,11 +1,14 @@
 """ssd-jax export: a run's detector as a file."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tiny
 
+from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.cli import main
 from ssd_jax.export import to_stablehlo
 from ssd_jax.inference import load_detector
@@ -59,6 +62,55 @@ def test_eight_bits_are_measured_on_the_evaluation_split(workdir, tmp_path, caps
     assert load_detector(out).class_names == ("bright", "dark")
 
 
+def test_eight_bits_are_measured_on_the_images_that_can_be_read(workdir, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [onnx]")
+    run = with_unreadable(workdir, tmp_path, "image-9", "image-11")
+    out = tmp_path / "detector.onnx"
+    main(["export", f"--workdir={run}", f"--out={out}", "--precision=int8", "--calibration=3"])
+    assert load_detector(out).class_names == ("bright", "dark")
+    errors = capsys.readouterr().err
+    assert "skipping image-9: the file is empty" in errors
+    assert "image-11" not in errors  # the fourth
+
+
+@pytest.mark.parametrize("suffix", ["stablehlo", "onnx"])
+def test_a_file_has_the_best_scores_of_its_checkpoint(workdir, data, tmp_path, suffix):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra [onnx]")
+    run, out = shutil.copytree(workdir, tmp_path / "run"), tmp_path / f"detector.{suffix}"
+    image = str(data / "JPEGImages" / "image-1.png")
+    detect = ["detect", f"--workdir={out}", "--score=auto", image]
+    with Checkpoints.of_run(run) as checkpoints:
+        checkpoints.store_thresholds(6, {"bright": 0.25, "dark": float("nan")})
+    main(["export", f"--workdir={run}", f"--out={out}"])
+    assert load_detector(out).thresholds == pytest.approx({"bright": 0.25, "dark": float("nan")}, nan_ok=True)
+    main([*detect, f"--out={tmp_path / 'drawings'}"])
+    main([*detect, f"--out={tmp_path / 'parts'}", "--format=jsonl"])
+    assert json.loads((tmp_path / "parts" / "job.json").read_text())["best_scores"] == [0.25, 0.4]
+    (run / "checkpoints" / "6" / "thresholds.json").unlink()
+    main(["export", f"--workdir={run}", f"--out={out}"])
+    message = (
+        f"score must be a number if no evaluation has stored the best scores of step 6 of {out}; got auto; evaluate "
+        "first: ssd-jax eval --workdir=RUN --step=6; then export again: "
+        f"ssd-jax export --workdir=RUN --step=6 --out={out}"
+    )
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}$"):
+        main([*detect, f"--out={tmp_path / 'none'}"])
+
+
+def with_unreadable(workdir, folder, *names):
+    """Return a run like `workdir`, with a dataset of its own whose images of these names are empty."""
+    root = tiny.write_voc(folder / "voc", tiny.Images(13), {"train": range(8), "val": range(8, 13)})
+    for name in names:
+        (root / "JPEGImages" / f"{name}.png").write_bytes(b"")
+    config = load_config(workdir).unlock()
+    config.data.root = str(root)
+    (folder / "run").mkdir()
+    save_config(config, folder / "run")
+    (folder / "run" / "checkpoints").symlink_to(workdir / "checkpoints")
+    return folder / "run"
+
+
 def test_an_exported_file_is_evaluated_by_the_same_metrics(workdir, tmp_path, capsys):
     out = tmp_path / "detector.stablehlo"
     main(["export", f"--workdir={workdir}", f"--out={out}"])
@@ -73,15 +125,10 @@ def test_an_exported_file_is_evaluated_by_the_same_metrics(workdir, tmp_path, ca
     assert re.fullmatch(r"mAP@0\.5 .* on 3 images of train\[:3\]; the checkpoint's .*: \+0\.0000, \+0\.0000", last)
 
 
-def test_an_unreadable_image_counts_in_the_evaluation_of_a_file_too(workdir, data, tmp_path):
-    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": range(8), "val": range(8, 13)})
-    (root / "JPEGImages" / "image-9.png").write_bytes(b"")
-    config = load_config(workdir).unlock()
-    config.data.root = str(root)
-    save_config(config, tmp_path)
-    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+def test_an_unreadable_image_counts_in_the_evaluation_of_a_file_too(workdir, tmp_path):
+    run = with_unreadable(workdir, tmp_path, "image-9")
     to_stablehlo(load_detector(workdir), tmp_path / "x.stablehlo")
-    exported, checkpoint = evaluate_exported(tmp_path, tmp_path / "x.stablehlo")
+    exported, checkpoint = evaluate_exported(run, tmp_path / "x.stablehlo")
     assert exported["unreadable"] == checkpoint["unreadable"] == ["image-9"]
 
 
