@@ -163,7 +163,7 @@ def _tar_members(path: Path, start: int, wanted: Wanted) -> Iterator[tuple[int, 
         try:
             with tarfile.open(fileobj=content, mode="r:") as tar:
                 for member in iter(tar.next, None):
-                    tar.members.clear()  # those of a large tar would fill the memory
+                    tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (a large tar would fill the memory)
                     if not (member.isfile() and member.name.lower().endswith(EXTENSIONS)):
                         continue
                     file = tar.extractfile(member) if wanted(number) else None
