@@ -63,7 +63,7 @@ class Detections(_Arrays):
 
     def reach(self, score: float | np.ndarray) -> np.ndarray:
         """Tell [n] which detections have this score or a higher one; an array [C - 1] has a score for each class."""
-        least = np.asarray(score)
+        least = np.asarray(score, self.scores.dtype)
         return self.scores >= (least[self.labels - 1] if least.ndim else least)
 
     def only(self, kept: np.ndarray) -> "Detections":

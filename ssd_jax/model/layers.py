@@ -291,7 +291,8 @@ def pool2(x: jax.Array) -> jax.Array:
 
     On CPUs and GPUs it is two comparisons, because the gradient of a window reduction is a scatter, which is slow on
     a CPU, and moves more memory on a GPU. For TPUs, where copies of a map cost more, and in ONNX graphs it is the
-    reduction; its values and gradients are the same. As in Caffe, the first of equal pixels, row by row, gets the whole gradient.
+    reduction; its values and gradients are the same. As in Caffe, the first of equal pixels, row by row, gets the
+    whole gradient.
     """
     return jax.lax.platform_dependent(x, cpu=_compared, cuda=_compared, rocm=_compared, default=_reduced)
 

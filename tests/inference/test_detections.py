@@ -23,6 +23,7 @@ def test_detections_are_a_tuple_of_three_arrays_that_knows_the_names():
     assert (boxes is FOUND.boxes, scores is FOUND.scores, labels is FOUND.labels) == (True, True, True)
     assert FOUND.above(0.5).class_names == FOUND.class_names == ("cat", "dog")
     assert FOUND.above(0.5).labels.tolist() == [2]
+    assert len(FOUND._replace(scores=np.array([0.7, 0.6], np.float32)).above(0.7).scores) == 1  # float32's 0.7
     again = pickle.loads(pickle.dumps(FOUND))
     assert type(again) is Detections and again.class_names == ("cat", "dog")
     np.testing.assert_array_equal(again.boxes, FOUND.boxes)
