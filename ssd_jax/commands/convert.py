@@ -20,6 +20,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--to", required=True, choices=("voc", "coco", "yolo"), help="the layout to write")
     parser.add_argument("--from", dest="kind", default="auto", metavar="KIND", help="the format to read, if not auto")
     parser.add_argument("--strict", action="store_true", help="refuse annotation errors")
+    parser.add_argument(
+        "--allow_outside", action="store_true", help="accept links and file names of a COCO file that lead out of SRC"
+    )
     options = parser.read(arguments)
     with command():
         from ssd_jax.data.auto import READERS, describe_folder, open_folder, read_folder
@@ -30,9 +33,10 @@ def main(arguments: Sequence[str]) -> None:
         source, target = Path(options.source), Path(options.target)
         if source.resolve() in (target.resolve(), *target.resolve().parents):
             raise ValueError(f"{target}: the folder to write must not be in the folder to read, {source}")
-        reading = read_folder(source, options.kind, strict=options.strict)
+        how = {"strict": options.strict, "allow_outside": options.allow_outside}
+        reading = read_folder(source, options.kind, **how)
         print(f"{source}: {reading.counts()}")
-        everything = open_folder(source, "all", options.kind, strict=options.strict)
+        everything = open_folder(source, "all", options.kind, **how)
         for note in write_dataset(everything, reading.splits, target, options.to):
             print(f"NOTE: {note}")
         print(f"written to {describe_folder(target).text}")

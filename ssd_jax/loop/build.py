@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
-from ssd_jax.data import Batch, ReadOptions, Source, UnreadableImage, train_batches
+from ssd_jax.data import Batch, FolderDescription, ReadOptions, Source, UnreadableImage, train_batches
+from ssd_jax.data.auto import READERS
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, Device, device_kind, is_cpu, over_devices, shard, topology
@@ -26,6 +27,7 @@ logger = logging.getLogger("ssd_jax")
 
 OPTIONS = tuple(inspect.signature(data_room.open_source).parameters)[2:]  # those that a config's data may set
 NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
+FOLDER_KINDS = ("auto", *READERS)  # of `data.source`: folders of labelled images
 FOLDERS = {"auto": "folder of labelled images", "voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 
 
@@ -104,12 +106,23 @@ class Run(Training):
 
 
 def found_in_folder(data: ConfigDict) -> str:
-    """Return a clause about what is in the folder of `data.source="auto"`; "" for other sources."""
-    if data.source != "auto":
-        return ""
-    options = ReadOptions(**{field.name: data[field.name] for field in dataclasses.fields(ReadOptions)})
-    how = {"strict": data.strict, "allow_outside": data.allow_outside, "options": options}
-    return f"; data: {data_room.describe_folder(data.root, **how).text}"
+    """Return a clause about what is in a folder of labelled images; "" for other sources."""
+    return f"; data: {describe_data(data).text}" if data.source in FOLDER_KINDS else ""
+
+
+def describe_data(data: ConfigDict) -> FolderDescription:
+    """Do `describe_folder` for the folder of a config's section `data`, as its fields say.
+
+    Args:
+      data: `source` is one of `FOLDER_KINDS`. Fields that it lacks have the defaults of `describe_folder`.
+
+    Raises:
+      ValueError: for data that cannot be used.
+      FileNotFoundError: if a file or folder is missing.
+    """
+    options = ReadOptions(**{f.name: data[f.name] for f in dataclasses.fields(ReadOptions) if f.name in data})
+    how = {name: data[name] for name in ("strict", "allow_outside") if name in data}
+    return data_room.describe_folder(data.root, data.source, **how, options=options)
 
 
 def build(config: ConfigDict) -> Run:

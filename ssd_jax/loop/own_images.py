@@ -8,8 +8,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ssd_jax.config_file import changed, read_config
-from ssd_jax.data import describe_folder
 from ssd_jax.loop.budget import time_steps, with_steps
+from ssd_jax.loop.build import FOLDER_KINDS, describe_data
 from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
 from ssd_jax.loop.progress import duration
@@ -23,8 +23,12 @@ SAMPLES = 12  # images that are drawn
 def folder_config(folder: str | Path, name: str | None = None, overrides: Sequence[str] = ()) -> ConfigDict:
     """Return the config of a training on a folder of labelled images, and print a line about each choice.
 
+    The folder is read as the config and `overrides` say: `data.source`, where they choose another one than "auto",
+    and such as `data.strict`. Splits are chosen for a source that is one of `build.FOLDER_KINDS`; any other one needs
+    names of its own, which are those of the config.
+
     Args:
-      folder: the images with their annotations, in any layout that `data.source="auto"` reads.
+      folder: the images with their annotations, in any layout that `data.source="auto"` reads; it is `data.root`.
       name: of a config, as in `config_file.read_config`; the default fine-tunes a light network from ImageNet weights
         if their package is installed, and otherwise trains a light network from scratch.
       overrides: flags "--config.FIELD=VALUE".
@@ -33,12 +37,18 @@ def folder_config(folder: str | Path, name: str | None = None, overrides: Sequen
       ValueError: for a folder or config that cannot be used.
       FileNotFoundError: if there is no such folder.
     """
-    found = describe_folder(folder)
-    print(found.text)
+    root = str(Path(folder).resolve())
     config = read_config(name or _default_config()).unlock()
-    config.data.source, config.data.root = "auto", str(Path(folder).resolve())
-    config.data.train, config.data.eval = found.train, found.eval
+    config.data.update(source="auto", root=root)
     config = changed(config, overrides)
+    if config.data.root != root:
+        raise ValueError(f"data.root must be left out where IMAGES, {root}, is given; got {config.data.root!r}")
+    if config.data.source in FOLDER_KINDS:
+        found = describe_data(config.data)
+        print(found.text)
+        with config.unlocked():
+            config.data.update(train=found.train, eval=found.eval)
+        config = changed(config, overrides)  # they may name splits
     print(f"training on the split {config.data.train}, evaluation on {config.data.eval}")
     return config
 

@@ -101,7 +101,11 @@ def load_base(base: str | None, overrides: Sequence[str] = ()) -> ConfigDict:
 def _run(options: argparse.Namespace) -> None:
     is_folder = options.kind is not None and options.kind not in KINDS and ":" not in options.kind
     base = OWN_IMAGES if is_folder and options.base is None else options.base
-    config = load_base(base, options.overrides)
+    config = load_base(base)
+    if is_folder:  # its format and its splits are found, but for those that the flags name
+        with config.unlocked():
+            config.data.update(source="auto", train="", eval="")
+    config = changed(config, options.overrides)
     data = config.data.to_dict()
     if options.kind is None:
         options.kind, options.split = data["source"], options.split or data["train"]
@@ -111,7 +115,8 @@ def _run(options: argparse.Namespace) -> None:
             f"a dataset must be a folder, or one of {', '.join(KINDS)}, or module:function; got {options.kind!r}"
         )
     if is_folder:
-        options.kind, options.root = "auto", options.kind
+        options.kind, options.root = data["source"], options.kind
+        options.split, options.eval = options.split or data["train"] or None, options.eval or data["eval"]
         root = Path(options.root).resolve()
         if options.sheet is None and root not in (
             Path.cwd(),

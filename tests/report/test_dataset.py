@@ -285,6 +285,28 @@ def test_a_folder_is_all_that_the_command_needs(tmp_path, monkeypatch, capsys):
     assert "images      4," in capsys.readouterr().out
 
 
+def test_a_folder_of_two_meanings_and_its_splits_by_flags(tmp_path, capsys):
+    """The fields of the config choose what is read, as they do in training."""
+    images = tiny.Images(9)
+    voc_beside(tmp_path / "both", Examples([images[i] for i in range(9)], images.class_names))
+    files = sorted(path.name for path in (tmp_path / "both").glob("*.png"))
+    rows = [{"id": i, "file_name": name, "width": 64, "height": 64} for i, name in enumerate(files)]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 16, 16]} for i in range(9)]
+    content = {"images": rows, "annotations": objects, "categories": [{"id": 1, "name": "box"}]}
+    (tmp_path / "both" / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=r"choose with data\.source=voc or data\.source=coco"):
+        main([f"{tmp_path}/both", "--sheet="])
+    main([f"{tmp_path}/both", "--sheet=", "--config.data.source=coco"])
+    out = capsys.readouterr().out
+    assert "COCO JSON in boxes.json: 9 images, 9 boxes of 1 class (box)" in out and "split       all\n" in out
+    splits = ["--config.data.train=all[:4]", "--config.data.eval=all[4:]"]
+    main([f"{tmp_path}/both", "--sheet=", "--config.data.source=voc", *splits])
+    out = capsys.readouterr().out
+    assert "split       all[:4]\n" in out and "evaluation  5 images" in out
+    with pytest.raises(SystemExit, match="a split must be given for the kind voc_folder; got none"):
+        main([f"{tmp_path}/both", "--config.data.source=voc_folder"])
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(SystemExit, match=r"a dataset must be a folder, or one of auto, .*; got '.*/none'"):
         main([f"{tmp_path}/none"])
