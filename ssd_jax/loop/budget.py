@@ -1,7 +1,9 @@
 """Choose the number of steps of a run, so that it ends within a given time."""
 
+import bisect
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -39,21 +41,28 @@ class Timing:
     eval_images: int
     batch_size: int
 
-    def besides_training(self) -> float:
-        """Return the seconds of a run that are not those of its steps."""
+    def seconds_of(self, steps: int, evaluations: int) -> float:
+        """Return the seconds of a run from now on, which has so many steps, and evaluations before its end."""
         evaluation = EVAL_IMAGE * self.step / self.batch_size * self.eval_images
-        programs = (1 + 2 * EVAL_COMPILATION) * self.compiling  # to train, to evaluate, to draw
-        return self.opening + programs + evaluation + STARTING + DRAWING
+        # To train, to evaluate at the end, to draw; and to evaluate on the way.
+        programs = (1 + (3 if evaluations else 2) * EVAL_COMPILATION) * self.compiling
+        total = self.opening + programs + steps * self.step + (1 + evaluations) * evaluation + STARTING + DRAWING
+        return total / (1 - MARGIN)
 
-    def steps_within(self, seconds: float) -> int:
+    def steps_within(self, seconds: float, evaluations: Callable[[int], int] = lambda steps: 0) -> int:
         """Return how many steps a run has that takes `seconds` from now on.
+
+        Args:
+          seconds: of the run.
+          evaluations: how many a run of so many steps makes before the one at its end.
 
         Raises:
           ValueError: if there is no time for a run worth its while.
         """
-        steps = int(((1 - MARGIN) * seconds - self.besides_training()) / self.step)
+        counts = range(max(FEWEST_STEPS, int(seconds / self.step)) + 1)
+        steps = bisect.bisect(counts, seconds, key=lambda steps: self.seconds_of(steps, evaluations(steps))) - 1
         if steps < FEWEST_STEPS:
-            least = (FEWEST_STEPS * self.step + self.besides_training()) / (1 - MARGIN)
+            least = self.seconds_of(FEWEST_STEPS, evaluations(FEWEST_STEPS))
             raise ValueError(
                 f"--minutes must leave time for {FEWEST_STEPS} steps, evaluation and drawing, which take "
                 f"{duration(least)} more; got {duration(max(seconds, 0))}"
@@ -93,15 +102,31 @@ def time_steps(config: ConfigDict) -> Timing:
 def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
     """Return the locked config of a run of `steps`, with its warm-up and the like in proportion.
 
-    It has no evaluation: `own_images.show_results` makes one at the end.
+    What is above 0 stays so where 0 means never. A run with `stop_after` has at most as many evaluations as before.
+    Any other one has none: `own_images.show_results` makes one at the end.
+
+    Args:
+      config: as `workdir.complete` returns it.
+      steps: of the run, at least 1.
     """
     changed = ConfigDict(config.to_dict())
     share = steps / config.steps
     changed.steps = steps
-    changed.schedule.warmup_steps = round(share * config.schedule.warmup_steps)
-    changed.schedule.boundaries = tuple(round(share * step) for step in config.schedule.boundaries)
-    changed.optimizer.thaw_step = round(share * config.optimizer.thaw_step)
+    schedule, thaw_step = changed.schedule, config.optimizer.thaw_step
+    if "warmup_steps" in schedule:
+        schedule.warmup_steps = min(round(share * schedule.warmup_steps), steps - 1)
+    if "boundaries" in schedule:
+        boundaries: list[int] = []
+        for step in schedule.boundaries:  # rising, however few the steps are
+            boundaries.append(max([round(share * step), 1, *(last + 1 for last in boundaries[-1:])]))
+        schedule.boundaries = tuple(boundaries)
+    changed.optimizer.thaw_step = max(1, round(share * thaw_step)) if thaw_step else 0
     changed.log_every = max(1, steps // LOGS)
     changed.save_every = -(-steps // SAVES)
-    changed.eval_every = 0
+    changed.eval_every = -(-steps // evaluations_of(config)) if config.stop_after and config.eval_every else 0
     return changed.lock()
+
+
+def evaluations_of(config: ConfigDict) -> int:
+    """Return the number of evaluations that a run makes while it trains, the one after its last step included."""
+    return -(-config.steps // config.eval_every) if config.eval_every > 0 else 0

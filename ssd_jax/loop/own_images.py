@@ -8,12 +8,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ssd_jax.config_file import changed, read_config
-from ssd_jax.loop.budget import time_steps, with_steps
+from ssd_jax.loop.budget import evaluations_of, time_steps, with_steps
 from ssd_jax.loop.build import FOLDER_KINDS, describe_data
 from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
 from ssd_jax.loop.progress import duration
-from ssd_jax.loop.workdir import load_config
+from ssd_jax.loop.workdir import complete, load_config
 from ssd_jax.pretrained.installed import published
 
 FINE_TUNING, FROM_SCRATCH = "finetune", "voc_folder"
@@ -84,6 +84,11 @@ def fit_to_minutes(
     Raises:
       ValueError: for a workdir of a run on other data, or if the time is too short.
     """
+    config = complete(config)
+
+    def of_steps(steps: int) -> ConfigDict:
+        return changed(with_steps(config, steps), overrides)
+
     if (Path(workdir) / "config.json").exists():
         stored = load_config(workdir)
         if (stored.data.source, stored.data.root) != (config.data.source, config.data.root):
@@ -92,15 +97,16 @@ def fit_to_minutes(
                 f"{stored.data.root or stored.data.source}"
             )
         print(f"the run in {workdir} keeps its {stored.steps} steps; --minutes counts for a new run")
-        return changed(with_steps(config, stored.steps), overrides)
+        return of_steps(stored.steps)
     print("timing some steps; first the training step is compiled, about a minute")
     timing = time_steps(config)
-    steps = timing.steps_within(60 * minutes - (time.monotonic() - since))
+    left = 60 * minutes - (time.monotonic() - since)
+    steps = timing.steps_within(left, lambda steps: evaluations_of(of_steps(max(1, steps))))
     print(
         f"a step of {config.batch_size} images takes {timing.step:.2f} s: {steps} steps, "
         f"{duration(steps * timing.step)} of training, fit into {minutes:g} minutes"
     )
-    return changed(with_steps(config, steps), overrides)
+    return of_steps(steps)
 
 
 def show_results(workdir: str | Path) -> None:

@@ -62,9 +62,6 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
     config, first, alone = run.config, is_first(), topology().processes == 1
     evaluator = Evaluator(run.model, run.eval_source, config, samples=config.eval.images)
 
-    if config.stop_after > 0 and not config.eval_every:
-        raise ValueError(f"eval_every must be above 0 for a run with stop_after; got {config.eval_every}")
-    Patience(config.stop_after, {})  # refuses a wrong value
     if first:
         check_writers(config.log.writers)
 

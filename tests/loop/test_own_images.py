@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from ssd_jax.cli import main
+from ssd_jax.config_file import changed
 from ssd_jax.loop import own_images
-from ssd_jax.loop.budget import Timing, time_steps, with_steps
+from ssd_jax.loop.budget import Timing, evaluations_of, time_steps, with_steps
 from ssd_jax.loop.build import found_in_folder
 from ssd_jax.loop.own_images import fit_to_minutes, folder_config
 from ssd_jax.loop.workdir import load_config
@@ -57,6 +58,65 @@ def test_another_number_of_steps_keeps_the_shape_of_the_schedule(data):
     assert longer.is_locked and config.steps == 100 and config.schedule.boundaries == (60, 80)
     shorter = with_steps(config, 3)
     assert (shorter.schedule.warmup_steps, shorter.log_every, shorter.save_every) == (0, 1, 1)
+
+
+def test_what_is_above_zero_in_a_config_is_so_in_a_shorter_run(data):
+    """A thaw step of 0 means never; boundaries must rise, and a warm-up end before the last step."""
+    config = tiny.config(data, steps=120_000, stop_after=2, eval_every=10_000).unlock()
+    config.schedule.update(kind="multistep", warmup_steps=119_999, boundaries=(1, 80_000, 80_001, 100_000))
+    config.optimizer.update(frozen=("trunk",), thaw_step=1000)
+    shorter = with_steps(config.lock(), 50)
+    assert shorter.schedule.boundaries == (1, 33, 34, 42)
+    assert (shorter.schedule.warmup_steps, shorter.optimizer.thaw_step) == (49, 1)
+    assert (shorter.eval_every, evaluations_of(config), evaluations_of(shorter)) == (5, 12, 10)
+    shorter = with_steps(config, 7)
+    assert (shorter.eval_every, evaluations_of(shorter), shorter.optimizer.thaw_step) == (1, 7, 1)
+
+
+@pytest.mark.parametrize("eval_every", [0, 7, 100, 600])
+@pytest.mark.parametrize("seconds", [250.0, 1000.0])
+def test_evaluations_on_the_way_are_counted(eval_every, seconds):
+    timing = Timing(opening=3.0, compiling=20.0, step=0.5, eval_images=80, batch_size=8)
+
+    def evaluations(steps):
+        return -(-steps // eval_every) if eval_every else 0
+
+    def total(steps):
+        evaluation, on_the_way = 0.7 * 0.5 * 80 / 8, evaluations(steps)
+        compiling = 20.0 + 10.0 + 10.0 + (10.0 if on_the_way else 0)
+        return 3.0 + compiling + steps * 0.5 + (1 + on_the_way) * evaluation + 16.0
+
+    steps = timing.steps_within(seconds, evaluations)
+    assert total(steps) <= 0.96 * seconds < total(steps + 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "eval_every", "evaluations", "steps"),  # 192 s less 44 s: steps + 28 * evaluations <= 148
+    [
+        (["--config.stop_after=2"], 9, 4, 36),  # the config's four evaluations, each 25 of 100 steps
+        (["--config.eval_every=8"], 8, 4, 32),
+        (["--config.stop_after=2", "--config.eval_every=8"], 8, 4, 32),
+        ([], 0, 0, 148),
+    ],
+)
+def test_a_run_that_is_evaluated_on_the_way_has_fewer_steps(
+    flags, eval_every, evaluations, steps, data, tmp_path, monkeypatch
+):
+    """A step takes a second, an evaluation of 40 images 28 s, and 200 s are left."""
+    timing = Timing(opening=0.0, compiling=0.0, step=1.0, eval_images=40, batch_size=1)
+    monkeypatch.setattr(own_images, "time_steps", lambda config: timing)
+    monkeypatch.setattr("ssd_jax.loop.budget.FEWEST_STEPS", 1)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    config = changed(tiny.config(data, steps=100, eval_every=25), flags)
+    fitted = fit_to_minutes(config, tmp_path / "new", 200 / 60, since=0.0, overrides=flags)
+    assert (fitted.eval_every, evaluations_of(fitted), fitted.steps) == (eval_every, evaluations, steps)
+
+
+def test_a_run_with_stop_after_and_without_evaluations_is_refused_before_a_step_is_timed(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssd_jax.loop.budget.put_on_devices", None)
+    config = tiny.config(data, stop_after=2, eval_every=0)
+    with pytest.raises(ValueError, match=r"^eval_every must be above 0 for a run with stop_after; got 0$"):
+        fit_to_minutes(config, tmp_path / "new", 5.0, since=time.monotonic())
 
 
 def test_steps_are_timed_and_nothing_is_written(data, tmp_path, monkeypatch):
