@@ -93,9 +93,10 @@ def main(arguments: Sequence[str]) -> None:
         from ssd_jax.loop.dry_run import dry_run
         from ssd_jax.loop.signals import EXIT_CODE
         from ssd_jax.loop.train import train
-        from ssd_jax.loop.workdir import choose_kernels_for
+        from ssd_jax.loop.workdir import choose_kernels_for, complete
         from ssd_jax.parallel import is_first, join, require_devices
 
+        config = complete(config)
         choose_kernels_for(config)
         if distributed:
             join(*place)

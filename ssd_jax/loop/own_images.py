@@ -39,8 +39,10 @@ def folder_config(folder: str | Path, name: str | None = None, overrides: Sequen
     """
     root = str(Path(folder).resolve())
     config = read_config(name or _default_config()).unlock()
-    config.data.update(source="auto", root=root)
-    config = changed(config, overrides)
+    if not isinstance(config.get("data"), ConfigDict):
+        raise ValueError(f"data must be a section; got {config.get('data')!r}")
+    config.data = ConfigDict({"train": "", "eval": ""} | config.data.to_dict() | {"source": "auto", "root": root})
+    config = complete(changed(config, overrides))
     if config.data.root != root:
         raise ValueError(f"data.root must be left out where IMAGES, {root}, is given; got {config.data.root!r}")
     if config.data.source in FOLDER_KINDS:
