@@ -31,8 +31,9 @@ def main(arguments: Sequence[str]) -> None:
         choose_kernels_of(options.workdir)
         require_devices()
         if options.exported:
-            if step is not None or options.report:
-                raise ValueError("exported must stand without step and report; got both")
+            others = [name for name in ("step", "report") if getattr(options, name)]
+            if others:
+                raise ValueError(f"exported must be given without step and report; got {' and '.join(others)}")
 
             from ssd_jax.loop.exported_evaluation import comparison, evaluate_exported
 

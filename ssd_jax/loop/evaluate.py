@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ssd_jax.box import make_priors, to_pixels
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.data import Example, Source, coco_truth, eval_batches
+from ssd_jax.data.box_table import some
 from ssd_jax.files import write_json
 from ssd_jax.inference import Detections, draw, load_detector, select
 from ssd_jax.loop.build import NO_OBJECT, open_split
@@ -57,7 +58,9 @@ class Evaluator:
     The first process computes the metrics. Every image is read once and counts once, for any number of processes.
     """
 
-    def __init__(self, model: SSD, source: Source, config: ConfigDict, *, samples: int = 0) -> None:
+    def __init__(
+        self, model: SSD, source: Source, config: ConfigDict, *, split: str | None = None, samples: int = 0
+    ) -> None:
         """Prepare to evaluate as `config.eval` and `config.data` say.
 
         Args:
@@ -65,8 +68,10 @@ class Evaluator:
           source: the dataset.
           config: `eval.batch_size` is rounded up to a multiple of the devices; more than `data.max_unreadable`
             unreadable images, or any with `data.strict`, are a `ValueError`.
+          split: the name of the dataset in errors; the default is `data.eval`.
           samples: the number of images, from the first on, that `drawings` shows.
         """
+        self._split = split or config.data.eval
         samples = min(samples, len(source)) if is_first() else 0
         self._source, self._data = _Samples(source, samples), config.data
         self._detections: dict[int, Detections] = {}  # of the samples
@@ -94,7 +99,7 @@ class Evaluator:
           COCO dataset adds "coco", the numbers of `COCOMetric`.
 
         Raises:
-          ValueError: if too many images are unreadable.
+          ValueError: if too many images are unreadable, or all of them.
         """
         metric = VOCMetric(self._source.class_names, inclusive=self._source.inclusive)
         coco = COCOMetric(self._truth) if self._truth else None
@@ -123,6 +128,11 @@ class Evaluator:
                     [truth.get("width", width) / width, truth.get("height", height) / height] * 2, np.float32
                 )
                 coco.add(truth["id"], detections.boxes * scale, detections.scores, detections.labels)
+        if len(unreadable) == len(self._source):
+            raise ValueError(
+                f"{self._split}: a split to evaluate on must have an image that can be read; got none of "
+                f"{len(unreadable)}: {some(unreadable)}"
+            )
         if not is_first():
             return Evaluation(finished=True, results={})
         eleven = metric.compute(interpolation="11point")
@@ -290,7 +300,7 @@ def evaluate_checkpoint(
     split = split or str(config.data.eval)
     detector = load_detector(workdir, step=step)
     source = open_split(config.data, split, class_names=detector.class_names)
-    evaluation = Evaluator(detector.model, source, config)(put_on_devices(detector.variables))
+    evaluation = Evaluator(detector.model, source, config, split=split)(put_on_devices(detector.variables))
     if np.isnan(evaluation.results["mAP"]):
         logger.warning(NO_OBJECT, split)
     return evaluation._replace(results={"split": split, "step": detector.step} | evaluation.results, source=source)
@@ -299,7 +309,7 @@ def evaluate_checkpoint(
 def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
     """Write `eval_SPLIT.json`, `eval_SPLIT.npz` for reports, and for a COCO dataset `coco_results_SPLIT.json`.
 
-    The best thresholds are stored with the checkpoint too, if the split is that of the config's `data.eval`.
+    The score and the best thresholds are stored with the checkpoint too, if the split is the config's `data.eval`.
 
     Returns:
       the path of the first.
@@ -313,7 +323,8 @@ def write_results(evaluation: Evaluation, workdir: str | Path) -> Path:
         evaluation.coco.write(Path(workdir) / f"coco_results_{name}.json")
     if evaluation.results["split"] == load_config(workdir).data.eval:
         with Checkpoints.of_run(workdir) as checkpoints:
-            checkpoints.store_thresholds(evaluation.results["step"], evaluation.results["thresholds"])
+            results = evaluation.results
+            checkpoints.rate(results["step"], score(results), thresholds=results["thresholds"])
     return path
 
 

@@ -1,17 +1,21 @@
 """Evaluate an exported file by the metrics of its run, and compare it with the checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ssd_jax.data import Example
+from ssd_jax.data.json_files import brief
 from ssd_jax.files import read_json
 from ssd_jax.inference import Detections, Detector, load_detector
-from ssd_jax.loop.build import open_split
+from ssd_jax.loop.build import NO_OBJECT, open_split
 from ssd_jax.loop.evaluate import Evaluator, Results, evaluate_checkpoint
 from ssd_jax.loop.progress import shown
 from ssd_jax.loop.workdir import load_config, split_name
+
+logger = logging.getLogger("ssd_jax")
 
 NAMES = ("mAP", "mAP_area")
 
@@ -41,7 +45,9 @@ def evaluate_exported(workdir: str | Path, path: str | Path, *, split: str | Non
             f"{path}: class names must be those of the run, {names}; got {', '.join(exported.class_names)}"
         )
     source = open_split(config.data, split, class_names=detector.class_names)
-    results = ExportedEvaluator(detector.model, source, config)(exported).results
+    results = ExportedEvaluator(detector.model, source, config, split=split)(exported).results
+    if np.isnan(results["mAP"]):
+        logger.warning(NO_OBJECT, split)
     return {"split": split, "step": step} | results, _of_checkpoint(workdir, split, detector.step)
 
 
@@ -63,8 +69,10 @@ def _of_checkpoint(workdir: str | Path, split: str, step: int | None) -> Results
     path = Path(workdir) / f"eval_{split_name(split)}.json"
     if path.exists():
         results = read_json(path)
+        if not isinstance(results, dict) or not {"split", "step", *NAMES} <= results.keys():
+            raise ValueError(f"{path}: results must have split, step, {', '.join(NAMES)}; got {brief(results)}")
         if (results["split"], results["step"]) == (split, step):
-            return results
+            return results | {name: np.nan for name in NAMES if results[name] is None}  # JSON has no NaN
     return evaluate_checkpoint(workdir, split=split, step=step).results
 
 

@@ -126,8 +126,9 @@ def train(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> 
 
             # ------------------------------------------------------------------------------------------- training
             step, finished = start.step, True
-            if of_every_process(evaluates(step) and checkpoints.score(step) is None).any():
-                finished = evaluate(step, state)  # which a signal stopped last time
+            lacks = first and (checkpoints.score(step) is None or step not in patience.scores)
+            if of_every_process(evaluates(step) and lacks).any():
+                finished = evaluate(step, state)  # which a signal stopped last time; `eval` writes no log
             over = is_over()
             while finished and not over and step < config.steps:
                 step += 1

@@ -113,6 +113,19 @@ def test_the_best_thresholds_are_in_the_results_and_with_the_checkpoint(workdir,
     assert 0 <= results["precision"] <= 1 and 0 <= results["recall"] <= 1
 
 
+def test_the_score_of_an_evaluation_by_hand_is_that_of_the_checkpoint(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for file in (run / "checkpoints").glob("*/score.json"):  # as in a run that made no evaluation
+        file.unlink()
+    evaluate(run, step=4, split="train")
+    with pytest.raises(FileNotFoundError, match="no evaluated checkpoint"):
+        load_detector(run, step="best")
+    results = evaluate(run, step=4)
+    assert load_detector(run, step="best").step == 4
+    with Checkpoints.of_run(run) as checkpoints:
+        assert checkpoints.score(4) == results["mAP"]
+
+
 def test_numbers_at_the_best_thresholds_by_hand():
     """Of class a one of two objects is found, with one mistake above; of b nothing; c has no object."""
     metric = VOCMetric("abc")
@@ -246,7 +259,7 @@ def with_data(workdir, root, copy):
     config = load_config(workdir).unlock()
     config.data.root = str(root)
     save_config(config, copy)
-    (copy / "checkpoints").symlink_to(workdir / "checkpoints")
+    shutil.copytree(workdir / "checkpoints", copy / "checkpoints")
 
 
 def test_a_class_that_training_does_not_know_is_refused_before_the_first_step(workdir, tmp_path):
@@ -303,3 +316,20 @@ def test_a_few_unreadable_images_are_skipped_and_too_many_end_the_run(data, tmp_
     (root / "JPEGImages" / "image-10.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"must be at most data.max_unreadable = 1; got image-9, image-10"):
         evaluate(tmp_path / "run")
+
+
+def test_a_split_without_a_readable_image_is_one_line(workdir, tmp_path):
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": range(8), "val": range(8, 13)})
+    for index in range(8, 13):
+        (root / "JPEGImages" / f"image-{index}.png").write_bytes(b"")
+    with_data(workdir, root, tmp_path)
+    config = load_config(tmp_path).unlock()
+    config.data.max_unreadable = 10
+    save_config(config, tmp_path)
+    with pytest.raises(ValueError) as error:
+        evaluate(tmp_path)
+    names = "image-8, image-9, image-10, image-11, image-12"
+    rule = "a split to evaluate on must have an image that can be read"
+    assert str(error.value) == f"val: {rule}; got none of 5: {names}"
+    with pytest.raises(ValueError, match=rf"^val\[:2\]: {rule}; got none of 2: image-8, image-9$"):
+        evaluate(tmp_path, split="val[:2]")

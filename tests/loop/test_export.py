@@ -107,7 +107,7 @@ def with_unreadable(workdir, folder, *names):
     config.data.root = str(root)
     (folder / "run").mkdir()
     save_config(config, folder / "run")
-    (folder / "run" / "checkpoints").symlink_to(workdir / "checkpoints")
+    shutil.copytree(workdir / "checkpoints", folder / "run" / "checkpoints")
     return folder / "run"
 
 
@@ -130,6 +130,33 @@ def test_an_unreadable_image_counts_in_the_evaluation_of_a_file_too(workdir, tmp
     to_stablehlo(load_detector(workdir), tmp_path / "x.stablehlo")
     exported, checkpoint = evaluate_exported(run, tmp_path / "x.stablehlo")
     assert exported["unreadable"] == checkpoint["unreadable"] == ["image-9"]
+
+
+def test_a_split_without_an_object_has_no_score_in_either(workdir, tmp_path, capsys, monkeypatch):
+    """The results that the workdir has are read from JSON, which has no NaN."""
+    root = tiny.write_voc(tmp_path / "voc", tiny.Images(13), {"train": range(8), "val": [0, 4]})
+    config = load_config(workdir).unlock()
+    config.data.root = str(root)
+    save_config(config, tmp_path)
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    to_stablehlo(load_detector(workdir), tmp_path / "x.stablehlo")
+    evaluate(tmp_path)
+    main(["eval", f"--workdir={tmp_path}", f"--exported={tmp_path}/x.stablehlo"])
+    out = capsys.readouterr()
+    assert "mAP@0.5 nan (11-point), nan (area) on 2 images of val; the checkpoint's nan, nan: +nan, +nan" in out.out
+    assert "no image of val has an object to find" in out.err
+    (tmp_path / "eval_val.json").write_text("[]")
+    monkeypatch.delenv("SSD_JAX_TRACEBACK", raising=False)
+    message = r"eval_val\.json: results must have split, step, mAP, mAP_area; got \[\]$"
+    with pytest.raises(SystemExit, match=message):
+        main(["eval", f"--workdir={tmp_path}", f"--exported={tmp_path}/x.stablehlo"])
+
+
+@pytest.mark.parametrize("flags", [["--step=4"], ["--report"], ["--step=best", "--report"]])
+def test_flags_that_do_not_go_with_a_file_are_named(workdir, flags):
+    given = " and ".join(flag.strip("-").partition("=")[0] for flag in flags)
+    with pytest.raises(SystemExit, match=f"^error: exported must be given without step and report; got {given}$"):
+        main(["eval", f"--workdir={workdir}", "--exported=x.onnx", *flags])
 
 
 def test_a_file_of_another_run_is_refused(workdir, tmp_path):

@@ -21,6 +21,7 @@ from ssd_jax.files import only_run
 from ssd_jax.inference import Detections, load_detector
 from ssd_jax.loop.build import found_in_folder
 from ssd_jax.loop.dry_run import dry_run
+from ssd_jax.loop.evaluate import evaluate
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.meter import Meter
 from ssd_jax.loop.profile import trace_steps
@@ -132,6 +133,19 @@ def test_an_evaluation_in_progress_is_left_at_a_signal_and_made_again(stopped, d
     assert [line["step"] for line in lines(stopped)] == [2, 3, 4, 4]
     assert "eval/mAP" in lines(stopped)[-1]
     assert (stopped / "checkpoints" / "4" / "score.json").exists()
+
+
+def test_a_resumed_run_logs_an_evaluation_that_was_made_by_hand_meanwhile(stopped, data):
+    """Early stopping counts the evaluations in the log."""
+    train(tiny.config(data, steps=4, eval_every=0), stopped)
+    assert evaluate(stopped)["step"] == 4
+    assert (stopped / "checkpoints" / "4" / "score.json").exists()
+    assert not any("eval/mAP" in line for line in lines(stopped))
+    assert train(tiny.config(data, steps=4), stopped)
+    assert [line["step"] for line in lines(stopped) if "eval/mAP" in line] == [4]
+    before = lines(stopped)
+    assert train(tiny.config(data, steps=4), stopped)
+    assert lines(stopped) == before
 
 
 # ------------------------------------------------------------------------------------------ what goes wrong
