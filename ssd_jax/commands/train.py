@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     distributed = options.distributed or any(value is not None for value in place)
     if distributed and (options.images or options.minutes):
         parser.error("IMAGES and --minutes must be given to one process; got several")
-    steps_are_given = any(flag.startswith("--config.steps") for flag in options.overrides)
+    steps_are_given = _without_steps(options.overrides) != options.overrides
     if steps_are_given and options.minutes:
         parser.error("--minutes or --config.steps must be given; got both")
     minutes = options.minutes or (MINUTES if options.images and not steps_are_given else None)
@@ -119,9 +120,24 @@ def main(arguments: Sequence[str]) -> None:
         if finished and (options.images or minutes):
             from ssd_jax.loop.own_images import show_results
 
-            show_results(options.workdir)
+            chosen = [options.images] if options.images else []
+            chosen += [f"--config={options.config}"] if options.config else []
+            show_results(options.workdir, chosen + _without_steps(options.overrides))
     if not finished:
         sys.exit(EXIT_CODE)
+
+
+def _without_steps(overrides: Sequence[str]) -> list[str]:
+    """Leave out `--config.steps=N`, whose value may be an argument of its own."""
+    kept: list[str] = []
+    rest = list(overrides)
+    while rest:
+        flag = [rest.pop(0)]
+        if rest and not rest[0].startswith("-"):
+            flag.append(rest.pop(0))
+        if not re.match(r"--?config\.steps(=|$)", flag[0]):
+            kept += flag
+    return kept
 
 
 def _minutes(text: str) -> float:

@@ -17,7 +17,6 @@ from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, FolderDescription, ReadOptions, Source, UnreadableImage, train_batches
 from ssd_jax.data.auto import READERS
-from ssd_jax.loop.patience import Patience
 from ssd_jax.loop.workdir import complete
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, Device, device_kind, is_cpu, over_devices, shard, topology
@@ -135,9 +134,6 @@ def build(config: ConfigDict) -> Run:
     """
     config = complete(config)
     check_batch_size(config, topology().devices)
-    Patience(config.stop_after, {})  # refuses a wrong value
-    if config.stop_after and not config.eval_every:
-        raise ValueError(f"eval_every must be above 0 for a run with stop_after; got {config.eval_every}")
     update_rule(config)  # a wrong option fails before the data is read
     source = open_split(config.data, config.data.train)
     if not has_object(source, difficult=config.data.train_difficult):

@@ -93,6 +93,11 @@ def fit_to_minutes(
 
     if (Path(workdir) / "config.json").exists():
         stored = load_config(workdir)
+        if "steps" not in stored:
+            raise ValueError(
+                f"{workdir}: the workdir must be new, or that of a run on the same data; got imported weights: to "
+                f"train from them, pass --config.init_from={workdir} and another --workdir"
+            )
         if (stored.data.source, stored.data.root) != (config.data.source, config.data.root):
             raise ValueError(
                 f"{workdir}: the workdir must be new, or that of a run on the same data; got one on "
@@ -111,8 +116,13 @@ def fit_to_minutes(
     return of_steps(steps)
 
 
-def show_results(workdir: str | Path) -> None:
-    """Evaluate the newest checkpoint of a run, draw some of its detections, and print both and what to type next."""
+def show_results(workdir: str | Path, arguments: Sequence[str]) -> None:
+    """Evaluate the newest checkpoint of a run, draw some of its detections, and print both and what to type next.
+
+    Args:
+      workdir: of the run.
+      arguments: of `ssd-jax train`, that choose the run's data and config.
+    """
     workdir = Path(workdir)
     evaluation = evaluate_checkpoint(workdir)
     print(table(evaluation.results), f"\n{headline(evaluation.results)}", sep="\n")
@@ -121,12 +131,11 @@ def show_results(workdir: str | Path) -> None:
     count = detect_images(workdir, [], drawings, score="auto", samples=SAMPLES)
     print(f"the detections in {count} images of {evaluation.results['split']} are drawn in {drawings}")
     run, longer = (shlex.quote(str(path)) for path in (workdir, workdir.with_name(f"{workdir.name}_longer")))
-    root = shlex.quote(load_config(workdir).data.root)
     print(
         "next:",
         f"  detect in other images:          ssd-jax detect --workdir={run} --out=DIR --score=auto IMAGE_OR_FOLDER",
         f"  see why it errs:                 ssd-jax eval --workdir={run} --report",
-        f"  train longer:                    ssd-jax train {root} --workdir={longer} --minutes=60",
+        f"  train longer:                    ssd-jax train {shlex.join(arguments)} --workdir={longer} --minutes=60",
         f"  write the detector as one file:  ssd-jax export --workdir={run} --out=FILE.stablehlo",
         sep="\n",
     )

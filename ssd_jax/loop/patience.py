@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Patience:
-    """Counts the evaluations since the best one.
+    """Counts the evaluations since the score last rose.
 
     A score that equals the best is no rise, and one that is not a number is none either. As long as no score is a
     number, as in a split without objects, patience does not end.
@@ -38,14 +38,17 @@ class Patience:
 
     @property
     def best(self) -> int | None:
-        """The step of the highest score, the first of equals; None without a score that is a number."""
-        numbers = {step: score for step, score in self.scores.items() if not np.isnan(score)}
-        return max(numbers, key=numbers.__getitem__) if numbers else None
+        """The step of the highest score, the newest of equals, as `Checkpoints.best`; None without any number."""
+        numbers = [(score, step) for step, score in self.scores.items() if not np.isnan(score)]
+        return max(numbers)[1] if numbers else None
 
     @property
     def waited(self) -> int:
-        """The number of evaluations since the best one."""
-        return 0 if self.best is None else sum(step > self.best for step in self.scores)
+        """The number of evaluations since the score last rose."""
+        if self.best is None:
+            return 0
+        first = min(step for step, score in self.scores.items() if score == self.scores[self.best])
+        return sum(step > first for step in self.scores)
 
     @property
     def is_over(self) -> bool:

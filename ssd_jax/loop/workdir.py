@@ -39,6 +39,13 @@ KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     dict: ("a section", lambda value: isinstance(value, dict)),
     type(None): ("anything", lambda value: True),
 }
+LARGEST_SEED = 2**63 - 1  # that a key of JAX is made of
+# The least values of numbers; what makes the model and the step checks its own options.
+LEAST = {
+    **dict.fromkeys(("seed", "log_every", "save_every", "eval_every", "stop_after", "max_skipped"), 0),
+    **dict.fromkeys(("data.max_unreadable", "data.cache_gb", "data.threads", "eval.images"), 0),
+    **dict.fromkeys(("keep_checkpoints", "data.canvas_size", "data.max_boxes", "eval.batch_size"), 1),
+}
 PLAIN = bool | int | float | str | None  # what JSON holds, beside lists and sections
 
 
@@ -84,11 +91,13 @@ def complete(config: ConfigDict) -> ConfigDict:
     """Return a locked copy of the config of a run in which `defaults` fill what is missing.
 
     Raises:
-      ValueError: if a field is unknown, has a value of another type than its default, or must be there and is not.
+      ValueError: if a field is unknown, has a value of another type than its default or out of its range, or must be
+        there and is not.
     """
     values = _with_defaults(config.to_dict())
     _check(values, _fields(values))
     _check_plain(values)
+    _check_numbers(ConfigDict(values))
     return ConfigDict(values).lock()
 
 
@@ -208,6 +217,19 @@ def _check(values: dict[str, Any], known: dict[str, Any], section: str = "") -> 
                 raise ValueError(f"{section}{name} must be {kind}; got {values.get(name)!r}")
         if isinstance(example, dict):
             _check(values[name], example, f"{section}{name}.")
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Check the ranges of numbers that are used only after a run has begun."""
+    for name, least in LEAST.items():
+        *section, field = name.split(".")
+        value = config[section[0]][field] if section else config[field]
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
+    if config.seed > LARGEST_SEED:
+        raise ValueError(f"seed must be at most {LARGEST_SEED}; got {config.seed}")
+    if config.stop_after and not config.eval_every:
+        raise ValueError(f"eval_every must be above 0 for a run with stop_after; got {config.eval_every}")
 
 
 def _check_plain(value: Any, name: str = "") -> None:

@@ -262,10 +262,9 @@ def test_a_folder_becomes_a_detector_with_drawings_in_one_command(trained, capsy
     drawings = [record["drawing"] for record in json.loads((workdir / "drawings" / "detections.json").read_text())]
     assert len(drawings) == 5
     assert all(cv2.imread(str(workdir / "drawings" / name)).shape[2] == 3 for name in drawings)
-    root = workdir.parent / "my images"
     advice = [line.partition(":")[2].strip() for line in out.partition("\nnext:\n")[2].splitlines()]
     assert advice[0] == "ssd-jax detect --workdir=run --out=DIR --score=auto IMAGE_OR_FOLDER"
-    assert f"ssd-jax train '{root}' --workdir=run_longer --minutes=60" in advice
+    assert "ssd-jax train 'my images' --config=light.py --workdir=run_longer --minutes=60" in advice
 
     # The same line again, with another time: the run keeps its steps.
     main(["train", "my images", "--workdir=run", "--config=light.py", "--minutes=9"])
@@ -282,10 +281,43 @@ def test_a_workdir_of_a_run_on_other_data_is_refused(workdir, data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--config=light.py", "--minutes=5"], ["--config=light.py"]),
+        (
+            ["a b", "--config.steps", "9", "--config.data.strict=True", "--config.seed", "3"],
+            ["a b", "--config.data.strict=True", "--config.seed", "3"],
+        ),
+        (["x", "--config=light.py", "--config.steps=9"], ["x", "--config=light.py"]),
+    ],
+)
+def test_the_advice_to_train_longer_names_what_was_trained(arguments, advice, data, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("ssd_jax.commands.train.read_config", lambda *_: tiny.config(data))
+    monkeypatch.setattr(own_images, "folder_config", lambda *_: tiny.config(data))
+    monkeypatch.setattr(own_images, "fit_to_minutes", lambda config, *_, **__: config)
+    monkeypatch.setattr(own_images, "show_results", lambda *arguments: shown.append(arguments))
+    monkeypatch.setattr("ssd_jax.loop.train.train", lambda *_, **__: True)
+    main(["train", f"--workdir={tmp_path}", *arguments])
+    assert shown == [(str(tmp_path), advice)]
+
+
+def test_minutes_in_a_workdir_of_imported_weights_are_refused(data, tmp_path):
+    """What `pretrained.start.write_workdir` stores."""
+    stored = {"imported": ["a model"], "data": {"source": "voc_folder", "train": "train", "eval": "val", "root": ""}}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    message = f"got imported weights: to train from them, pass --config.init_from={tmp_path} and another --workdir"
+    with pytest.raises(ValueError, match=message):
+        fit_to_minutes(tiny.config(data), tmp_path, 5.0, since=time.monotonic())
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "IMAGES or --config must be given; got neither"),
         (["x", "--minutes=3", "--config.steps=5"], "--minutes or --config.steps must be given; got both"),
+        (["x", "--minutes=3", "--config.steps", "5"], "--minutes or --config.steps must be given; got both"),
+        (["x", "--minutes=3", "-config.steps=5"], "--minutes or --config.steps must be given; got both"),
         (["x", "--minutes=0"], "argument --minutes: must be a number above 0; got '0'"),
         (["x", "--minutes=nan"], "argument --minutes: must be a number above 0; got 'nan'"),
         (["x", "--minutes=soon"], "argument --minutes: must be a number above 0; got 'soon'"),

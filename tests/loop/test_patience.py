@@ -8,6 +8,7 @@ import pytest
 import tiny
 from launch import lines, parameters
 
+from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.loop.evaluate import Evaluator
 from ssd_jax.loop.patience import Patience
 from ssd_jax.loop.train import train
@@ -44,13 +45,26 @@ def test_patience_ends_as_in_a_slow_loop():
 
 def test_patience_says_why_it_ends():
     patience = Patience(2, {10: 0.5, 20: 0.25, 30: 0.5})
-    assert (patience.best, patience.waited, patience.is_over) == (10, 2, True)
+    assert (patience.best, patience.waited, patience.is_over) == (30, 2, True)
     assert patience.reason("mAP") == (
-        "mAP has not risen in 2 evaluations (stop_after); the best, 0.5000, is that of step 10: "
+        "mAP has not risen in 2 evaluations (stop_after); the best, 0.5000, is that of step 30: "
         "use it with --step=best"
     )
     with pytest.raises(ValueError, match=r"^stop_after must be at least 0; got -1$"):
         Patience(-1, {})
+
+
+def test_the_best_step_is_that_of_the_checkpoints(workdir, tmp_path):
+    """`--step=best` must give what the message names, also among equals."""
+    run = shutil.copytree(workdir, tmp_path / "run")
+    random = np.random.default_rng(0)
+    with Checkpoints.of_run(run) as checkpoints:
+        steps = checkpoints.steps()
+        assert len(steps) > 1
+        for scores in random.choice([0.1, 0.2, np.nan], (20, len(steps))).tolist():
+            for step, score in zip(steps, scores, strict=True):
+                checkpoints.rate(step, score)
+            assert Patience(1, dict(zip(steps, scores, strict=True))).best == checkpoints.best()
 
 
 @pytest.fixture

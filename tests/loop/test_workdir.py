@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import ssd300_voc
 from ssd_jax.config_file import config_names, read_config
 from ssd_jax.files import read_json, write_json
+from ssd_jax.loop.build import build
 from ssd_jax.loop.workdir import changes, complete, defaults, jsonlike, load_config, save_config, split_name
 
 
@@ -146,6 +147,29 @@ def test_a_field_of_a_wrong_type_or_without_a_value_is_one_line(field, value, me
         del section[name]
         with pytest.raises(ValueError, match=f"^{message}$"):
             complete(ConfigDict(values))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", -1, "seed must be at least 0; got -1"),
+        ("seed", 2**63, "seed must be at most 9223372036854775807; got 9223372036854775808"),
+        ("eval_every", -1, "eval_every must be at least 0; got -1"),
+        ("keep_checkpoints", 0, "keep_checkpoints must be at least 1; got 0"),
+        ("eval.batch_size", 0, "eval.batch_size must be at least 1; got 0"),
+        ("data.max_unreadable", -1, "data.max_unreadable must be at least 0; got -1"),
+        ("data.cache_gb", float("nan"), "data.cache_gb must be at least 0; got nan"),
+        ("data.max_boxes", 0, "data.max_boxes must be at least 1; got 0"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_before_a_run(field, value, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        complete(tiny.config("somewhere", **{field: value}))
+
+
+def test_the_largest_seed_is_used(data):
+    run = build(tiny.config(data, seed=2**63 - 1))
+    assert len(next(run.batches()).arrays["images"]) == 4
 
 
 def test_every_option_of_what_a_config_makes_is_a_field():
