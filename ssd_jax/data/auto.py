@@ -224,8 +224,8 @@ def _only(folder: Folder, readings: Sequence[Reading]) -> Reading:
         if what := difference(first, other):
             raise ValueError(
                 f"{folder.root}: a folder must have one meaning; got two: {first.counts()}, or {other.counts()}: "
-                f"{what}; choose with data.source={first.kind} or data.source={other.kind} (--from of convert), or name the "
-                "folder of one"
+                f"{what}; choose with data.source={first.kind} or data.source={other.kind} (--from of convert), "
+                "or name the folder of one"
             )
         first.notes.append(f"{other.title} in {other.where} says the same")
         if not first.splits and other.splits:
