@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test
 tpu: $(VENV)/.installed
 	@if $(BIN)/python -c "import libtpu" 2> /dev/null; \
 	then $(BIN)/python benchmarks/compile.py --config shapes --images 4 --program step; \
-	else echo "skipped: compiling for a TPU needs $(BIN)/pip install --editable '.[tpu_compile]'"; fi
+	else echo "skipped: compiling for a TPU needs $(BIN)/pip install --editable '.[tpu-compile]'"; fi
 
 lint: $(VENV)/.installed-lint types
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
     python benchmarks/compile.py [--config ssd300_voc] [--slice v5e:2x2 ...] [--program step detector] \
         [--images 32 128] [--set model.width=0.25 ...] [--markdown FILE]
 
-It needs the extra `tpu_compile` or `gpu_compile`. No dataset is read: the classes are those that the config names, or
+It needs the extra `tpu-compile` or `gpu-compile`. No dataset is read: the classes are those that the config names, or
 20. The report of each program is that of `ssd-jax train --compile_for=SLICE`. Nothing runs, so no time here is a
 measurement, but for that of the compiler.
 """

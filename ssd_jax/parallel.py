@@ -93,7 +93,7 @@ def described_devices(slice_name: str) -> list[Device]:
       slice_name: a generation of TPU and the chips along each axis, such as "v5e:4x4" or "v5p:2x2x2"; or "h100:8".
 
     Raises:
-      ValueError: without the extra `tpu_compile` or `gpu_compile`, and for a slice that does not exist.
+      ValueError: without the extra `tpu-compile` or `gpu-compile`, and for a slice that does not exist.
     """
     rule = "a generation of TPU and the chips along each axis, such as v5e:2x2 or v5p:2x2x1, or h100:1 to h100:8"
     if not re.fullmatch(r"(v4|v5e|v5p|v6e):\d+x\d+(x\d+)?|h100:[1-8]", slice_name):
@@ -107,7 +107,7 @@ def described_devices(slice_name: str) -> list[Device]:
 
 
 def _described_tpus(kind: str, sides: list[int]) -> list[Device]:
-    import_extra("libtpu", "tpu_compile")
+    import_extra("libtpu", "tpu-compile")
     # Look for no TPU: ask no metadata server what this machine is, and hold no lock on chips.
     here = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ.update(here, TPU_ACCELERATOR_TYPE="v5litepod-4")
@@ -136,7 +136,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 def _described_gpus(kind: str, sides: list[int]) -> list[Device]:
     del kind  # the one that there is
-    import_extra("jax_cuda12_plugin", "gpu_compile")
+    import_extra("jax_cuda12_plugin", "gpu-compile")
     from jax.experimental import topologies
 
     topology = {"target_config": H100, "topology": f"1x1x{sides[0]}"}  # slices, hosts, GPUs of a host

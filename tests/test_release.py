@@ -1,5 +1,6 @@
 """What a release needs: one version everywhere, a section of CHANGELOG.md, lower bounds that can be installed."""
 
+import configparser
 import importlib.util
 import re
 from pathlib import Path
@@ -40,3 +41,15 @@ def test_the_version_is_the_same_everywhere(release_notes):
 def test_every_requirement_has_a_lower_bound():
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         assert re.fullmatch(r"[\w-]+>=\d[\d.]*(,<\d[\d.]*)?", line), line  # CI turns it into "name==bound"
+
+
+def test_every_extra_has_the_name_that_pip_looks_for():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = set(setup["options.extras_require"])
+    # The metadata of a package has "-" for "_", and the pip of Python 3.11 does not find "_" there.
+    assert not [name for name in extras if re.search(r"[^a-z0-9-]", name)]
+    code = "".join(path.read_text() for path in sorted((ROOT / "ssd_jax").rglob("*.py")))
+    named = re.findall(r'import_extra\([^()]+, "([^"]+)"\)|ssd_jax\[([\w-]+)\]', code)
+    assert named
+    assert {name for names in named for name in names if name} <= extras

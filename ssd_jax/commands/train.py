@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
         "--compile_for",
         metavar="SLICE",
         help="compile the step and the detector for chips that this machine need not have, such as v5e:4x4 or "
-        "h100:8; report their memory, traffic and largest instructions, and write none (extra [tpu_compile] or "
-        "[gpu_compile])",
+        "h100:8; report their memory, traffic and largest instructions, and write none (extra [tpu-compile] or "
+        "[gpu-compile])",
     )
     parser.add_argument("--profile", action="store_true", help="record a trace of a few steps into DIR/profile")
     several = parser.add_argument_group(

@@ -124,7 +124,7 @@ def compile_run(config: ConfigDict, topology: str) -> str:
     Nothing is written.
 
     Raises:
-      ValueError: without the extra `tpu_compile` or `gpu_compile`, for an unknown slice, and as `train`.
+      ValueError: without the extra `tpu-compile` or `gpu-compile`, for an unknown slice, and as `train`.
     """
     config = complete(config)
     devices = described_devices(topology)
@@ -144,7 +144,7 @@ def compile_step(config: ConfigDict, topology: str, num_classes: int, **options:
       options: of XLA's compiler.
 
     Raises:
-      ValueError: without the extra `tpu_compile` or `gpu_compile`, for an unknown slice or a wrong config.
+      ValueError: without the extra `tpu-compile` or `gpu-compile`, for an unknown slice or a wrong config.
     """
     config, devices = complete(config), described_devices(topology)
     check_batch_size(config, len(devices))

@@ -102,7 +102,7 @@ def test_what_is_no_slice_is_refused_in_one_line(config_file, topology, monkeypa
 
 @pytest.mark.parametrize(
     ("topology", "library", "extra"),
-    [("v5e:2x2", "libtpu", "tpu_compile"), ("h100:8", "jax_cuda12_plugin", "gpu_compile")],
+    [("v5e:2x2", "libtpu", "tpu-compile"), ("h100:8", "jax_cuda12_plugin", "gpu-compile")],
 )
 def test_without_the_extra_it_is_named(config_file, topology, library, extra, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -112,7 +112,7 @@ def test_without_the_extra_it_is_named(config_file, topology, library, extra, mo
     assert f"{library} must be installed: pip install 'ssd_jax[{extra}]'" in error
 
 
-@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install ssd_jax[tpu_compile]")
+@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install ssd_jax[tpu-compile]")
 def test_a_slice_that_does_not_exist_is_refused_in_one_line(config_file, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     error = error_of(config_file, "v5e:3x5")
