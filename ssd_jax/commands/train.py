@@ -92,9 +92,10 @@ def main(arguments: Sequence[str]) -> None:
             config = read_config(options.config, options.overrides)
 
         from ssd_jax.loop.dry_run import dry_run
+        from ssd_jax.loop.fields import complete
         from ssd_jax.loop.signals import EXIT_CODE
         from ssd_jax.loop.train import train
-        from ssd_jax.loop.workdir import choose_kernels_for, complete
+        from ssd_jax.loop.workdir import choose_kernels_for
         from ssd_jax.parallel import is_first, join, require_devices
 
         config = complete(config)

@@ -106,7 +106,7 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
     Any other one has none: `own_images.show_results` makes one at the end.
 
     Args:
-      config: as `workdir.complete` returns it.
+      config: as `fields.complete` returns it.
       steps: of the run, at least 1.
     """
     changed = ConfigDict(config.to_dict())

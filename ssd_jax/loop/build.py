@@ -17,7 +17,7 @@ from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, FolderDescription, ReadOptions, Source, UnreadableImage, train_batches
 from ssd_jax.data.auto import READERS
-from ssd_jax.loop.workdir import complete
+from ssd_jax.loop.fields import complete
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, Device, device_kind, is_cpu, over_devices, shard, topology
 from ssd_jax.pretrained import start_from
@@ -154,7 +154,7 @@ def build_training(config: ConfigDict, num_classes: int, devices: Sequence[Devic
     """Make the model and the training step.
 
     Args:
-      config: as `workdir.complete` returns it.
+      config: as `fields.complete` returns it.
       num_classes: C, background included.
       devices: where the step will run; by default on all devices.
 

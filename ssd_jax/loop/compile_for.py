@@ -14,8 +14,8 @@ from ssd_jax.data.batches import train_batch_shapes
 from ssd_jax.inference import make_detect
 from ssd_jax.loop.build import build_model, build_training, check_batch_size, open_split
 from ssd_jax.loop.chips import Roofline, chip_of, roofline
+from ssd_jax.loop.fields import complete
 from ssd_jax.loop.hlo import COLLECTIVES, Cost, Module
-from ssd_jax.loop.workdir import complete
 from ssd_jax.model import variable_shapes
 from ssd_jax.parallel import Device, described_devices, shard, this_cpu
 

@@ -12,8 +12,9 @@ from ssd_jax.loop.budget import evaluations_of, time_steps, with_steps
 from ssd_jax.loop.build import FOLDER_KINDS, describe_data
 from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
+from ssd_jax.loop.fields import complete
 from ssd_jax.loop.progress import duration
-from ssd_jax.loop.workdir import complete, load_config
+from ssd_jax.loop.workdir import load_config
 from ssd_jax.pretrained.installed import published
 
 FINE_TUNING, FROM_SCRATCH = "finetune", "voc_folder"

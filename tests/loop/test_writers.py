@@ -11,9 +11,9 @@ import pytest
 import tiny
 from launch import ROOT
 
+from ssd_jax.loop.fields import complete
 from ssd_jax.loop.log import Log
 from ssd_jax.loop.train import train
-from ssd_jax.loop.workdir import complete
 from ssd_jax.loop.writers import SERVICES, WRITERS, check_writers
 
 PROMOTION = "standard"  # optax's schedules and Flax's BatchNorm promote
