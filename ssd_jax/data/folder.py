@@ -47,6 +47,7 @@ class Folder:
         self.images = self.of_kind(*EXTENSIONS)
         self.json_kinds: dict[str, str] = {}
         self._known = set(self.files)
+        self._deepest = max((file.count("/") + 1 for file in self.files), default=0)  # parts of a path
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         self._images_in: dict[str, list[str]] = {}
@@ -129,7 +130,7 @@ class Folder:
           bases: the folders that it may be relative to, the likeliest first.
         """
         parts = path_parts(name)
-        for start in range(max(1, len(parts))):
+        for start in range(max(0, len(parts) - self._deepest), max(1, len(parts))):
             for base in bases:
                 place = str(PurePosixPath(base, *parts[start:]))
                 if place in self._images_in or place in self._known:
