@@ -37,6 +37,7 @@ READERS: dict[str, Callable[..., Reading | None]] = {
     "box_list": read_box_list,
     "hugging_face": read_hugging_face,
 }
+FOLDER_KINDS = ("auto", *READERS)  # of `data.source`: folders of labelled images
 SETTLED = 2.0  # seconds since the last change of a file after which its time of change can be trusted
 _last: dict[str, Any] = {}  # the last reading, and what it is of
 # What the names mean in a folder that names no splits: parts of `random_order`.

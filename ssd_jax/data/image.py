@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -52,6 +53,11 @@ class ReadOptions:
     max_annotation_bytes: int = 2_000_000_000
     exif: Literal["auto", "turn", "ignore"] = "auto"
     size_mismatch: Literal["warn", "error", "ignore"] = "warn"
+
+    @classmethod
+    def among(cls, values: Mapping[str, Any]) -> "ReadOptions":
+        """Take the options that are among `values`, which may have other names too."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def __post_init__(self):
         for name in ("max_pixels", "max_annotation_bytes"):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ssd_jax.data.auto import READERS, open_folder
+from ssd_jax.data.auto import FOLDER_KINDS, READERS, open_folder
 from ssd_jax.data.coco import open_coco
 from ssd_jax.data.combine import Joined, Subset, with_classes
 from ssd_jax.data.example import Source
@@ -90,7 +90,7 @@ def open_source(
         "tfds": lambda part: _open_tfds(part, root, strict, options),
         "shapes": lambda part: _open_shapes(part, image_size),
     }
-    if kind == "auto" or kind in READERS:
+    if kind in FOLDER_KINDS:
         if not str(root):
             raise ValueError(f"root must name the folder of the data, where the dataset is {kind}; got ''")
         how = {"drop_other_classes": drop_other_classes, "strict": strict, "allow_outside": allow_outside}

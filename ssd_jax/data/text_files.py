@@ -6,6 +6,11 @@ from pathlib import Path
 from ssd_jax.files import read_bytes
 
 
+def is_utf16(content: bytes) -> bool:
+    """Tell whether a text begins with the byte order mark of UTF-16."""
+    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
 def read_text(path: Path, most_bytes: int) -> str:
     """Decode a text file: UTF-16 by its byte order mark, as PowerShell writes it, UTF-8, or else Latin-1.
 
@@ -18,7 +23,7 @@ def read_text(path: Path, most_bytes: int) -> str:
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}") from None
     try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if is_utf16(content):
             return content.decode("utf-16")
         try:
             return content.decode("utf-8-sig")
@@ -37,8 +42,7 @@ def read_head(path: Path, size: int) -> list[str]:
         return []
     with path.open("rb") as file:
         head = file.read(size)
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    lines = head.decode("utf-16" if is_wide else "utf-8-sig", errors="replace").splitlines()
+    lines = head.decode("utf-16" if is_utf16(head) else "utf-8-sig", errors="replace").splitlines()
     return lines[:-1] if len(head) == size and len(lines) > 1 else lines
 
 

@@ -16,7 +16,7 @@ from ssd_jax import data as data_room
 from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import make_priors
 from ssd_jax.data import Batch, FolderDescription, ReadOptions, Source, UnreadableImage, train_batches
-from ssd_jax.data.auto import READERS
+from ssd_jax.data.auto import FOLDER_KINDS
 from ssd_jax.loop.fields import complete
 from ssd_jax.model import SSD, describe, from_description
 from ssd_jax.parallel import AXIS, Device, device_kind, is_cpu, over_devices, shard, topology
@@ -27,7 +27,6 @@ logger = logging.getLogger("ssd_jax")
 
 OPTIONS = tuple(inspect.signature(data_room.open_source).parameters)[2:]  # those that a config's data may set
 NO_OBJECT = "no image of %s has an object to find: mAP is not a number"
-FOLDER_KINDS = ("auto", *READERS)  # of `data.source`: folders of labelled images
 FOLDERS = {"auto": "folder of labelled images", "voc_folder": "VOC folder", "coco_json": "folder of COCO's layout"}
 
 
@@ -114,15 +113,14 @@ def describe_data(data: ConfigDict) -> FolderDescription:
     """Do `describe_folder` for the folder of a config's section `data`, as its fields say.
 
     Args:
-      data: `source` is one of `FOLDER_KINDS`. Fields that it lacks have the defaults of `describe_folder`.
+      data: `source` is one of `data.auto.FOLDER_KINDS`. Fields that it lacks have the defaults of `describe_folder`.
 
     Raises:
       ValueError: for data that cannot be used.
       FileNotFoundError: if a file or folder is missing.
     """
-    options = ReadOptions(**{f.name: data[f.name] for f in dataclasses.fields(ReadOptions) if f.name in data})
     how = {name: data[name] for name in ("strict", "allow_outside") if name in data}
-    return data_room.describe_folder(data.root, data.source, **how, options=options)
+    return data_room.describe_folder(data.root, data.source, **how, options=ReadOptions.among(data.to_dict()))
 
 
 def build(config: ConfigDict) -> Run:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from ssd_jax.data import EXTENSIONS
+from ssd_jax.data.text_files import is_utf16
 from ssd_jax.extras import import_extra
 from ssd_jax.files import read_bytes
 
@@ -139,9 +140,8 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the paths in a list: its bytes as they are, or UTF-16 if it begins with the byte order mark of that."""
     with path.open("rb") as file:
         first = file.read(3)
-        utf16 = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         file.seek(3 if first == codecs.BOM_UTF8 else 0)
-        lines = io.TextIOWrapper(file, "utf-16", newline="\n") if utf16 else map(os.fsdecode, file)
+        lines = io.TextIOWrapper(file, "utf-16", newline="\n") if is_utf16(first) else map(os.fsdecode, file)
         try:
             for number, line in enumerate(lines, start=1):
                 if "\0" in line:

@@ -8,8 +8,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ssd_jax.config_file import changed, read_config
+from ssd_jax.data.auto import FOLDER_KINDS
 from ssd_jax.loop.budget import evaluations_of, time_steps, with_steps
-from ssd_jax.loop.build import FOLDER_KINDS, describe_data
+from ssd_jax.loop.build import describe_data
 from ssd_jax.loop.detect import detect_images
 from ssd_jax.loop.evaluate import evaluate_checkpoint, headline, table, write_results
 from ssd_jax.loop.fields import complete
@@ -25,8 +26,8 @@ def folder_config(folder: str | Path, name: str | None = None, overrides: Sequen
     """Return the config of a training on a folder of labelled images, and print a line about each choice.
 
     The folder is read as the config and `overrides` say: `data.source`, where they choose another one than "auto",
-    and such as `data.strict`. Splits are chosen for a source that is one of `build.FOLDER_KINDS`; any other one needs
-    names of its own, which are those of the config.
+    and such as `data.strict`. Splits are chosen for a source that is one of `data.auto.FOLDER_KINDS`; any other one
+    needs names of its own, which are those of the config.
 
     Args:
       folder: the images with their annotations, in any layout that `data.source="auto"` reads; it is `data.root`.

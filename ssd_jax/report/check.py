@@ -16,7 +16,7 @@ from ssd_jax.augment import AugmentOptions
 from ssd_jax.box import SSD300_VOC, PriorSpec
 from ssd_jax.command import Parser, command
 from ssd_jax.config_file import changed, config_names, read_config
-from ssd_jax.data.auto import READERS, describe_folder
+from ssd_jax.data.auto import FOLDER_KINDS, describe_folder
 from ssd_jax.data.box_table import some
 from ssd_jax.data.image import ReadOptions
 from ssd_jax.data.open import KINDS, open_source
@@ -132,8 +132,8 @@ def _run(options: argparse.Namespace) -> None:
     opening: dict[str, Any] = {name: data[name] for name in OPTIONS if name in data}
     opening["strict"] = False
 
-    if options.kind == "auto" or options.kind in READERS:
-        reading = ReadOptions(**{field.name: data[field.name] for field in dataclasses.fields(ReadOptions)})
+    if options.kind in FOLDER_KINDS:
+        reading = ReadOptions.among(data)
         found = describe_folder(data["root"], options.kind, allow_outside=data["allow_outside"], options=reading)
         print(found.text)
         if options.split is None and found.splits:
